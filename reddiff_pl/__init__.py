@@ -1,0 +1,7 @@
+"""Restore large image sets with a diffusion prior: shards of measurements in, restored shards out.
+
+The method is RED-diff: A Variational Perspective on Solving Inverse Problems with Diffusion Models
+| https://arxiv.org/abs/2305.04391
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,52 @@
+"""The contract of all priors."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+
+
+class Prior(nn.Module):
+    """A diffusion model as a prior: predicts the noise in x_t = alpha_t x0 + sigma_t z.
+
+    Attributes:
+        shape: (C, H, W) of its images, which are in [-1, 1].
+        abar: alpha_t^2, (T,), float64, descending from near 1.
+    """
+
+    shape: tuple[int, int, int]
+    abar: Tensor
+
+    def eps(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """Predicted noise, (B, C, H, W); float32, or the dtype of x_t where the prior is analytic.
+
+        Args:
+            x_t: noisy images, (B, C, H, W).
+            t: timesteps, long (B,), 0..T-1.
+            label: class labels, long (B,), for class-conditional priors.
+        """
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """sha256 of all that the prior computes with, as a hexadecimal string."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.state_dict().items()):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def linear_abar(T: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Tensor:
+    """abar_t = prod_{s<=t} (1 - beta_s) for the linear beta schedule, (T,), float64.
+
+    References:
+        Denoising Diffusion Probabilistic Models | https://arxiv.org/abs/2006.11239
+    """
+    return (1 - torch.linspace(beta_start, beta_end, T, dtype=torch.float64)).cumprod(0)
+
+
+def per_image(values: Tensor, like: Tensor) -> Tensor:
+    """(B,) -> (B, 1, ..., 1), to multiply the images of `like`."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))

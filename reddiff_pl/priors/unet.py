@@ -1,0 +1,82 @@
+"""Denoising UNets from a diffusers folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from reddiff_pl.errors import ConfigError
+from reddiff_pl.priors.base import Prior, linear_abar
+
+BUNDLED = Path(__file__).parent.parent / "assets" / "prior64"
+
+
+class UNet(Prior):
+    """An eps-prediction `diffusers.UNet2DModel`.
+
+    Args:
+        path: a folder with config.json and safetensors weights as `save_pretrained` writes it, or with
+            `hub: true` a model id on the Hugging Face hub. Default: the prior that ships with this package,
+            64x64 RGB photographs.
+        hub: download `path` from the hub when it is not a local folder. Nothing is downloaded otherwise.
+        precision: "32" computes in float32, with TF32 off; "bf16" and "16" run the network under autocast.
+            Everything else of a restoration stays in float32.
+        beta_start: first beta of the linear schedule the network was trained with.
+        beta_end: last beta of that schedule. Its length is the network's num_train_timesteps (default 1000).
+
+    Raises:
+        ConfigError: no usable model at `path`.
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        hub: bool = False,
+        precision: Literal["32", "bf16", "16"] = "32",
+        beta_start: float = 1e-4,
+        beta_end: float = 0.02,
+    ) -> None:
+        super().__init__()
+        self.network = _load(path or str(BUNDLED), hub)
+        config = self.network.config
+        size = config.sample_size if isinstance(config.sample_size, (tuple, list)) else [config.sample_size] * 2
+        if size[0] is None:
+            raise ConfigError(f"model.prior.init_args.path: {path}/config.json has no sample_size")
+        self.shape = (config.in_channels, size[0], size[1])
+        self.precision = precision
+        T = getattr(config, "num_train_timesteps", None) or 1000
+        self.register_buffer("abar", linear_abar(T, beta_start, beta_end), persistent=False)
+        if precision == "32":
+            torch.backends.cuda.matmul.allow_tf32 = False
+            torch.backends.cudnn.allow_tf32 = False
+
+    def eps(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        dtype = {"bf16": torch.bfloat16, "16": torch.float16}.get(self.precision)
+        with torch.autocast(x_t.device.type, dtype=dtype, enabled=dtype is not None):
+            # t stays an integer: bf16 would turn 937 into 936
+            eps = self.network(x_t.float(), t, class_labels=label, return_dict=False)[0]
+        return eps[:, : self.shape[0]].float()  # a learned variance comes in further channels
+
+
+def _load(path: str, hub: bool) -> torch.nn.Module:
+    folder = Path(path)
+    if not folder.is_dir() and not hub:
+        raise ConfigError(
+            f"model.prior.init_args.path: no folder {path}; give a diffusers folder (config.json and "
+            "diffusion_pytorch_model.safetensors), or add hub: true to download it from the Hugging Face hub"
+        )
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise ConfigError(f"model.prior.init_args.path: {path} has no config.json; it is not a diffusers folder")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")  # it warns when accelerate is not installed
+    from diffusers import UNet2DModel  # seconds to import, so only when a network is wanted
+
+    try:
+        network = UNet2DModel.from_pretrained(path, local_files_only=not hub, low_cpu_mem_usage=False)
+    except Exception as error:  # whatever a damaged file or an unreachable hub raises
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ConfigError(f"model.prior.init_args.path: cannot load {path}: {reason[0]}") from error
+    return network.float().eval().requires_grad_(False)
