@@ -5,7 +5,7 @@ from reddiff_pl.physics.blur import GaussianDeblurring
 from reddiff_pl.physics.degrade import Degradation
 from reddiff_pl.physics.inpainting import Inpainting
 from reddiff_pl.physics.masks import BoxMask, FreeFormMask, RandomMask
-from reddiff_pl.physics.noise import GaussianNoise, NoNoise, PoissonNoise
+from reddiff_pl.physics.noise import GaussianNoise, MeasurementNoise, NoNoise, PoissonNoise
 from reddiff_pl.physics.superresolution import SuperResolution
 from reddiff_pl.physics.unit_range import UnitRange
 
@@ -16,6 +16,7 @@ __all__ = [
     "GaussianDeblurring",
     "GaussianNoise",
     "Inpainting",
+    "MeasurementNoise",
     "NoNoise",
     "PoissonNoise",
     "RandomMask",

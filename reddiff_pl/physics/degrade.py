@@ -15,7 +15,6 @@ from reddiff_pl.physics.binding import (
     check_parameters,
     draw_parameters,
     measurement_scale,
-    operator_of,
 )
 from reddiff_pl.physics.noise import MeasurementNoise
 from reddiff_pl.seeding import stream
@@ -29,6 +28,9 @@ class Degradation:
         noise: the measurement noise.
         shape: (C, H, W) of the images.
         seed: the run's seed.
+
+    Attributes:
+        scale: what one unit of [0, 1] is in the measurement's range.
     """
 
     def __init__(
@@ -36,32 +38,32 @@ class Degradation:
     ) -> None:
         self.noise, self.shape, self.seed = noise, shape, seed
         self.scale = measurement_scale(physics)
-        self._physics = physics.clone()
+        self.physics = physics.clone()
         self._local = threading.local()
 
-    def _bound(self, params: Mapping[str, Tensor]) -> Physics:
+    def bound(self, params: Mapping[str, Tensor]) -> Physics:
         """This thread's own operator with one image's parameters."""
         if not hasattr(self._local, "physics"):
-            self._local.physics = self._physics.clone()
+            self._local.physics = self.physics.clone()
         bind(self._local.physics, {name: value[None] for name, value in params.items()})
         return self._local.physics
 
     def parameters(self, key: str, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The operator's parameters for one image, {name: (...)}: those given, the others drawn.
+        """The operator's parameters for one image, {name: (...)}: those the sample brings, else drawn ones.
 
         Raises:
             SampleError: a given parameter does not fit, or one is missing.
         """
-        check_parameters(self._physics, self.shape, given)
-        if set(given) >= set(getattr(operator_of(self._physics), "parameter_shapes", dict)(self.shape)):
+        check_parameters(self.physics, self.shape, given)
+        if given:
             return dict(given)
-        return {**draw_parameters(self._physics, self.shape, stream(self.seed, key, "mask")), **given}
+        return draw_parameters(self.physics, self.shape, stream(self.seed, key, "mask"))
 
     @torch.no_grad()
     def __call__(self, x: Tensor, key: str, given: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Degrade one image: (C, H, W) in [-1, 1] -> (measurement (...), parameters)."""
         params = self.parameters(key, given)
-        y = self._bound(params).A(x[None])[0].clone()
+        y = self.bound(params).A(x[None])[0].clone()
         return self._zero_masked(self.noise(y, self.scale, stream(self.seed, key, "y")), params), params
 
     @torch.no_grad()
@@ -72,7 +74,7 @@ class Degradation:
             SampleError: its size does not fit the operator, or it is not finite.
         """
         params = self.parameters(key, given)
-        expected = tuple(self._bound(params).A(torch.zeros(1, *self.shape)).shape[1:])
+        expected = tuple(self.bound(params).A(torch.zeros(1, *self.shape)).shape[1:])
         if tuple(y.shape) != expected:
             raise SampleError(
                 f"the measurement has shape {tuple(y.shape)}, expected {expected} for images of {self.shape}"

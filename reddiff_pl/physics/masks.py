@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,15 +10,15 @@ from torch import Tensor
 from reddiff_pl.errors import ConfigError
 
 
-class Mask(Protocol):
+class Mask:
     """Draws a mask."""
 
     def draw(self, height: int, width: int, generator: torch.Generator) -> Tensor:
         """A mask of zeros and ones, float32 (1, H, W)."""
-        ...
+        raise NotImplementedError
 
 
-class RandomMask:
+class RandomMask(Mask):
     """Keeps each pixel, all its channels together, with a fixed probability.
 
     Args:
@@ -35,7 +34,7 @@ class RandomMask:
         return (torch.rand((1, height, width), generator=generator) < self.keep).float()
 
 
-class BoxMask:
+class BoxMask(Mask):
     """Removes one box.
 
     Args:
@@ -64,7 +63,7 @@ class BoxMask:
         return mask
 
 
-class FreeFormMask:
+class FreeFormMask(Mask):
     """Removes brush strokes until a share of the pixels is missing, drawn between two bounds.
 
     A stroke is a wandering line of round brush marks; the last one ends where the share is reached, so the

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
 
 from reddiff_pl.errors import ConfigError
 
 
-class MeasurementNoise(Protocol):
-    """Adds noise to one clean measurement."""
+class MeasurementNoise:
+    """Adds noise to one clean measurement.
 
-    sigma_y: float
-    """standard deviation on the [0, 1] scale, where it is one number; else 0."""
+    Attributes:
+        sigma_y: standard deviation on the [0, 1] scale, where it is one number; else 0.
+    """
+
+    sigma_y: float = 0.0
 
     def __call__(self, y: Tensor, scale: float, generator: torch.Generator) -> Tensor:
         """The noisy measurement.
@@ -24,19 +25,17 @@ class MeasurementNoise(Protocol):
             scale: what one unit of [0, 1] is in y's range (2 on [-1, 1] data).
             generator: the sample's own stream.
         """
-        ...
+        raise NotImplementedError
 
 
-class NoNoise:
+class NoNoise(MeasurementNoise):
     """The measurement as it is."""
-
-    sigma_y = 0.0
 
     def __call__(self, y: Tensor, scale: float, generator: torch.Generator) -> Tensor:
         return y
 
 
-class GaussianNoise:
+class GaussianNoise(MeasurementNoise):
     """White Gaussian noise.
 
     Args:
@@ -52,14 +51,12 @@ class GaussianNoise:
         return y + scale * self.sigma_y * torch.randn(y.shape, generator=generator)
 
 
-class PoissonNoise:
+class PoissonNoise(MeasurementNoise):
     """Photon noise: gain * Poisson(u / gain) on the [0, 1] scale, with u = y there, clamped at 0.
 
     Args:
         gain: brightness of one photon, on the [0, 1] scale.
     """
-
-    sigma_y = 0.0
 
     def __init__(self, gain: float = 0.01) -> None:
         if not gain > 0:

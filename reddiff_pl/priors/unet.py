@@ -55,10 +55,11 @@ class UNet(Prior):
             torch.backends.cudnn.allow_tf32 = False
 
     def eps(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        labels = label if self.network.class_embedding is not None else None
         dtype = {"bf16": torch.bfloat16, "16": torch.float16}.get(self.precision)
         with torch.autocast(x_t.device.type, dtype=dtype, enabled=dtype is not None):
             # t stays an integer: bf16 would turn 937 into 936
-            eps = self.network(x_t.float(), t, class_labels=label, return_dict=False)[0]
+            eps = self.network(x_t.float(), t, class_labels=labels, return_dict=False)[0]
         return eps[:, : self.shape[0]].float()  # a learned variance comes in further channels
 
 

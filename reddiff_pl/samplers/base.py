@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from deepinv.physics import Physics
@@ -33,7 +32,7 @@ class State:
     steps: int
 
 
-class Sampler(Protocol):
+class Sampler:
     """Restores a batch in steps. Every tensor of its state leads with B; no image sees another."""
 
     def init(
@@ -55,11 +54,11 @@ class Sampler(Protocol):
             label: class labels, long (B,), for class-conditional priors.
             x_init: start, (B, C, H, W) in [-1, 1]; default: the sampler's own.
         """
-        ...
+        raise NotImplementedError
 
     def step(self, state: State) -> State:
         """The state one step later."""
-        ...
+        raise NotImplementedError
 
 
 class Stopped(Exception):

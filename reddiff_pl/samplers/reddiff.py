@@ -30,7 +30,7 @@ from torch import Tensor
 
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.priors.base import Prior, per_image
-from reddiff_pl.samplers.base import State
+from reddiff_pl.samplers.base import Sampler, State
 from reddiff_pl.samplers.noise import Noise
 from reddiff_pl.samplers.timesteps import Order, ordered_times, uniform_grid
 
@@ -68,7 +68,7 @@ class REDDiffState(State):
     weight: Tensor
 
 
-class REDDiff:
+class REDDiff(Sampler):
     """RED-diff with the method's published options.
 
     Args:

@@ -1,0 +1,200 @@
+"""`restore` and `degrade`: options are the constructors' arguments of Restoration, ShardDataModule and Trainer."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from tqdm import tqdm
+
+from reddiff_pl.config import guard, physics_beside, shipped
+from reddiff_pl.datamodule import ShardDataModule
+from reddiff_pl.errors import ConfigError
+from reddiff_pl.logs import log_to, quiet_libraries
+from reddiff_pl.output import Progress, ShardOutput, versions, write_failure
+from reddiff_pl.physics import NoNoise
+from reddiff_pl.restoration import Restoration
+from reddiff_pl.shards.layout import Run
+from reddiff_pl.shards.ledger import total, write_atomically
+from reddiff_pl.shards.plan import plan
+from reddiff_pl.shards.reader import Failure
+from reddiff_pl.shards.samples import members_of
+
+log = logging.getLogger(__name__)
+
+ALL_RESTORED, CRASHED, BAD_CONFIGURATION, SOME_FAILED = 0, 1, 2, 3
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "inference_mode": False,  # the optimiser inside predict_step needs autograd
+    "devices": 1,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,  # Progress knows images/s and the time left
+    "enable_model_summary": False,
+    "use_distributed_sampler": False,
+}
+
+
+def run(command: str, argv: list[str]) -> int:
+    """Run a command; returns its exit code. An error of configuration is one line on stderr."""
+    from reddiff_pl.demo import demo
+
+    quiet_libraries()
+    try:
+        return {"restore": restore, "degrade": degrade, "demo": demo}[command](argv)
+    except ConfigError as error:
+        print(f"reddiff {command}: error: {error}", file=sys.stderr)
+        return BAD_CONFIGURATION
+
+
+class RestoreCLI(LightningCLI):
+    """Parses the options, and makes the objects when told to.
+
+    Args:
+        command: restore or degrade.
+        argv: the options.
+    """
+
+    def __init__(self, command: str, argv: list[str]) -> None:
+        super().__init__(
+            Restoration,
+            ShardDataModule,
+            trainer_defaults=TRAINER_DEFAULTS,
+            seed_everything_default=False,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_kwargs={
+                "prog": f"reddiff {command}",
+                "description": "Every option is also a key of --config.",
+                "default_config_files": [shipped("priors/bundled.yaml"), shipped("samplers/reddiff.yaml")],
+            },
+            args=argv,
+            run=False,
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(args)
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--seed", type=int, default=0, help="the run's seed")
+        parser.add_argument("--out", type=str, required=True, help="output directory; run again to go on there")
+        parser.add_argument("--limit", type=int | None, help="only the first so many samples, for a preview")
+        parser.add_argument("--trust-physics", type=bool, default=False, help="let physics.yaml name any class")
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        for name in ("seed", "out", "limit"):
+            parser.link_arguments(name, f"data.{name}")
+        parser.link_arguments("seed", "model.seed")
+        parser.link_arguments("model.physics", "data.physics", apply_on="instantiate")
+        parser.link_arguments("model.noise", "data.noise", apply_on="instantiate")
+        parser.link_arguments("model.prior.shape", "data.shape", apply_on="instantiate")
+
+    def _set_seed(self) -> None:
+        # an operator that draws at construction must draw the same in every task
+        torch.manual_seed(self.config.seed)
+
+    def instantiate_classes(self) -> None:
+        """Nothing yet: see `make`."""
+
+    def make(self) -> None:
+        """Make the objects. No work has begun, so whatever they raise is a matter of configuration."""
+        try:
+            super().instantiate_classes()
+        except ConfigError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        # one process is a world of its own: no rendezvous, whatever launched it
+        return super().instantiate_trainer(plugins=[LightningEnvironment()], **kwargs)
+
+    def resolved(self) -> str:
+        """All options as YAML that --config reads again."""
+        return self.parser.dump(self.config)
+
+
+def restore(argv: list[str]) -> int:
+    """Restore what the options say."""
+    cli = RestoreCLI("restore", argv)
+    if cli.config.trainer.inference_mode:
+        raise ConfigError("--trainer.inference_mode: must be false; the sampler needs gradients of the operator")
+    if cli.config.model.physics is None:
+        shards = plan(cli.config.data.shards, cli.config.data.images)
+        if path := physics_beside(shards[0].url, cli.config.trust_physics):
+            cli = RestoreCLI("restore", ["--config", path, *argv])
+    return restore_with(cli)
+
+
+def restore_with(cli: RestoreCLI) -> int:
+    """Restore with parsed options: all batches of all shards, then the account."""
+    run = _prepare_output(cli.config.out)
+    cli.make()
+
+    fingerprint = cli.model.prior.fingerprint()
+    guard(run, cli.resolved(), fingerprint)
+    cli.trainer.callbacks += [ShardOutput({"prior_sha256": fingerprint}), Progress()]
+    cli.trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
+    return _summary(run, cli.datamodule)
+
+
+def degrade(argv: list[str]) -> int:
+    """Write the measurements of clean shards or folders as shards, with their operator beside them."""
+    cli = RestoreCLI("degrade", argv)
+    run = _prepare_output(cli.config.out)
+    cli.make()
+    guard(run, cli.resolved(), "none")
+    data, degradation = cli.datamodule, cli.datamodule.degradation
+    record = {"sigma_y": degradation.noise.sigma_y} if degradation.noise.sigma_y else {}
+    for batch in tqdm(data.batches(), unit="batch", mininterval=1):
+        for entry in batch.entries:
+            if batch.writer.has(entry):
+                continue
+            if isinstance(entry, Failure):
+                write_failure(batch, entry)
+            else:
+                members = members_of(entry, isinstance(degradation.noise, NoNoise), degradation.scale)
+                batch.writer.write(entry.key, members, {**entry.meta, **record})
+        if batch.last:
+            batch.writer.commit(batch.complete, {"versions": versions()})
+    write_atomically(run.shards / "physics.yaml", _physics_yaml(cli).encode())
+    return _summary(run, data)
+
+
+def _physics_yaml(cli: RestoreCLI) -> str:
+    """What `restore` needs to know of the measurements, as a configuration."""
+    model = yaml.safe_load(cli.resolved())["model"]
+    content: Mapping[str, Any] = {
+        "model": {key: model[key] for key in ("physics", "noise") if model.get(key) is not None},
+        "data": {"size": cli.datamodule.degradation.shape[-1]},
+    }
+    return yaml.safe_dump(content, sort_keys=False)
+
+
+def _prepare_output(out: str) -> Run:
+    """The run's paths; stops where the output directory cannot be one."""
+    run = Run(out)
+    try:
+        run.shards.mkdir(parents=True, exist_ok=True)
+        log_to(run.log(0))
+    except OSError as error:
+        raise ConfigError(f"--out: {out} cannot be used as a directory: {error.strerror}") from error
+    return run
+
+
+def _summary(run: Run, data: ShardDataModule) -> int:
+    """Say what became of this task's shards. Judged by the shards themselves: a loop may end early in silence."""
+    totals = total(run, [shard.name for shard in data.shards])
+    log.info("%s -> %s", totals.line(), run.shards)
+    if totals.unfinished > len(data.held) and data.limit is None:
+        log.error("%d shards are not finished; run the same command again to go on", totals.unfinished)
+        return CRASHED
+    return SOME_FAILED if totals.failed else ALL_RESTORED

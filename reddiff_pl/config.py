@@ -1,0 +1,128 @@
+"""Configuration files: those that ship, the one a run leaves behind, and the physics.yaml beside shards."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from reddiff_pl.errors import ConfigError
+from reddiff_pl.shards.layout import Run
+
+_PHYSICS_MODULES = ("deepinv.physics", "reddiff_pl.physics")
+
+
+def shipped(name: str) -> str:
+    """Path of a configuration that ships: beside the package in a clone, inside it once installed."""
+    package = Path(__file__).parent
+    for folder in (package.parent / "configs", package / "configs"):
+        if (folder / name).is_file():
+            return str(folder / name)
+    raise ConfigError(f"no shipped configuration {name}")
+
+
+def guard(run: Run, resolved: str, prior_sha256: str) -> None:
+    """Leave the resolved configuration in OUT, or compare with the one that is there.
+
+    What changes results must be the same in every task and on every resume: the model (prior, physics, sampler,
+    noise), the seed, the size, the prior's weights. The rest is free; another batch size only warns.
+
+    Args:
+        run: the run's paths.
+        resolved: the configuration as YAML.
+        prior_sha256: the prior's fingerprint.
+
+    Raises:
+        ConfigError: the directory holds results of another configuration.
+    """
+    text = f"# prior_sha256: {prior_sha256}\n{resolved}"
+    run.out.mkdir(parents=True, exist_ok=True)
+    temporary = run.config.with_name(f".config.{os.getpid()}")
+    temporary.write_text(text)
+    try:
+        os.link(temporary, run.config)  # fails if it is there: the first task wins, and it is never half written
+        return
+    except FileExistsError:
+        pass
+    finally:
+        temporary.unlink()
+    there, mine = (_identity(t) for t in (run.config.read_text(), text))
+    different = [key for key in mine.keys() | there.keys() if mine.get(key) != there.get(key)]
+    if different:
+        lines = ", ".join(f"{key} was {there.get(key)}, is {mine.get(key)}" for key in sorted(different))
+        raise ConfigError(f"--out: {run.out} holds results of another configuration ({lines}); choose another --out")
+
+
+def _identity(text: str) -> dict[str, Any]:
+    config = yaml.safe_load(text)
+    flat = dict(_flatten("model", config.get("model") or {}))
+    flat["seed"] = config.get("seed")
+    flat["data.size"] = (config.get("data") or {}).get("size")
+    found = re.search(r"^# prior_sha256: (\w+)", text)
+    flat["prior_sha256"] = found.group(1) if found else None
+    return flat
+
+
+def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from _flatten(f"{prefix}.{key}", item)
+    else:
+        yield prefix, value
+
+
+def physics_beside(url: str, trust: bool) -> str | None:
+    """The physics.yaml that `degrade` left beside a shard, to be read as a configuration; None without one.
+
+    It comes with the data, from anyone: it may set nothing but the operator, its noise and the image size, and
+    name nothing but operators of deepinv and of this package, unless the user trusts it.
+
+    Raises:
+        ConfigError: it names something else.
+    """
+    path = Path(url).parent / "physics.yaml"
+    if not path.is_file():
+        return None
+    try:
+        content = yaml.safe_load(path.read_text())
+        keys = {f"{group}.{key}" for group, values in content.items() for key in values}
+    except (yaml.YAMLError, AttributeError, TypeError, OSError) as error:
+        raise ConfigError(f"{path}: not a physics.yaml: {' '.join(str(error).split())}") from error
+    if extra := keys - {"model.physics", "model.noise", "data.size"}:
+        raise ConfigError(f"{path}: may not set {', '.join(sorted(extra))}")
+    if not trust:
+        for key, value in _leaves("", content):
+            if isinstance(value, str) and not _is_physics(value):
+                raise ConfigError(
+                    f"{path}: {key} names {value}, which is not of {' or '.join(_PHYSICS_MODULES)}; "
+                    "add --trust-physics true if you know where the file comes from"
+                )
+    return str(path)
+
+
+def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else None
+    if items is None:
+        yield prefix.strip("."), value
+    else:
+        for key, item in items:
+            yield from _leaves(f"{prefix}.{key}", item)
+
+
+def _is_physics(text: str) -> bool:
+    """Whether a string is harmless: no import path, or that of an object defined in the allowed modules."""
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", text):
+        return True
+    module, _, name = text.rpartition(".")
+    if not f"{module}.".startswith(tuple(f"{allowed}." for allowed in _PHYSICS_MODULES)):
+        return False
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        return False
+    return str(getattr(found, "__module__", "")).startswith(_PHYSICS_MODULES)

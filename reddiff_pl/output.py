@@ -1,0 +1,142 @@
+"""Restored batches to shards: one writer thread behind a bounded queue, and what the user sees meanwhile."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import queue
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from tqdm import tqdm
+
+import reddiff_pl
+from reddiff_pl.datamodule import Batch
+from reddiff_pl.restoration import Restored
+from reddiff_pl.shards import decode
+from reddiff_pl.shards.reader import Failure
+
+log = logging.getLogger(__name__)
+
+
+def versions() -> dict[str, str]:
+    """What the bytes of a result may depend on beside data, configuration and seed."""
+    return {"reddiff_pl": reddiff_pl.__version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def write_failure(batch: Batch, failure: Failure) -> None:
+    """List a sample as failed, with one line in the log."""
+    log.warning("shard %s, key %s: %s", batch.shard.name, failure.key or "-", failure.reason)
+    assert batch.writer is not None
+    batch.writer.fail(failure)
+
+
+class ShardOutput(Callback):
+    """Writes restored batches in input order, and commits each shard after its last batch.
+
+    Encoding and writing run in one thread, so that the GPU does not wait for them; the queue holds two batches.
+
+    Args:
+        info: what each sidecar says beside its counts.
+    """
+
+    def __init__(self, info: Mapping[str, Any]) -> None:
+        self.info = info
+        self._queue: queue.Queue[tuple[Batch, Restored | None] | None] = queue.Queue(maxsize=2)
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._seed = pl_module.seed
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._thread.start()
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._raise()
+        self._queue.put((batch, outputs))
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.drain()
+        self._raise()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.drain()
+
+    def drain(self) -> None:
+        """Write what is in the queue, and end the thread."""
+        if self._thread is not None and self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            if self._error is not None:
+                continue  # emptied, so that nobody waits for a place in it
+            try:
+                self._write(*item)
+            except BaseException as error:
+                self._error = error
+
+    def _write(self, batch: Batch, restored: Restored | None) -> None:
+        writer = batch.writer
+        assert writer is not None
+        row = -1
+        for entry in batch.entries:
+            row += not isinstance(entry, Failure)
+            if writer.has(entry):
+                continue
+            if isinstance(entry, Failure):
+                write_failure(batch, entry)
+                continue
+            assert restored is not None
+            members = [("png", decode.png(restored.images[row]))]
+            if restored.strips:
+                members.append(("steps.png", decode.png(restored.strips[row])))
+            writer.write(entry.key, members, {**entry.meta, **restored.metrics[row], "seed": self._seed})
+        if batch.last:
+            writer.commit(batch.complete, {**self.info, "versions": versions()})
+
+
+class Progress(Callback):
+    """A bar with images restored, images/s and the time left, estimated from the share of the input read."""
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        interactive = sys.stderr.isatty()
+        self._bar = tqdm(unit="img", dynamic_ncols=interactive, mininterval=0.5 if interactive else 30, smoothing=0.1, delay=0.1)
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        count = self._bar.n + len(batch.samples)
+        self._bar.total = round(count / batch.fraction) if batch.fraction else None
+        self._bar.set_description(batch.shard.name, refresh=False)
+        self._bar.update(len(batch.samples))
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._bar.total = self._bar.n
+        self._bar.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._bar.close()

@@ -1,0 +1,150 @@
+"""The restoration of a batch, as a LightningModule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from deepinv.physics import Physics
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from reddiff_pl.datamodule import Batch
+from reddiff_pl.errors import ConfigError
+from reddiff_pl.metrics import misfit, psnr, ssim
+from reddiff_pl.physics import MeasurementNoise, bind
+from reddiff_pl.priors import Prior
+from reddiff_pl.samplers import Sampler, SeededNoise, run
+from reddiff_pl.shards.samples import to_uint8
+
+
+@dataclass
+class Restored:
+    """What became of the samples of a batch, in their order, on the CPU.
+
+    Attributes:
+        images: uint8, (n, C, H, W).
+        metrics: a dict a sample: misfit, and psnr and ssim where there is a reference.
+        strips: the evolution of each, uint8 (C, 2H, kept * W), if asked for: x above, x0_hat below.
+    """
+
+    images: Tensor
+    metrics: list[dict[str, float | None]]
+    strips: list[Tensor]
+
+
+class Restoration(LightningModule):
+    """Restores batches of measurements: `predict_step` runs all steps of a sampler.
+
+    Needs Trainer(inference_mode=False): the optimiser works inside `predict_step`.
+
+    Args:
+        prior: the diffusion model.
+        physics: the operator, any deepinv.physics.Physics; acts on images in [-1, 1] (else wrap it in
+            reddiff_pl.physics.UnitRange). Not needed where a physics.yaml lies beside the shards.
+        sampler: the restoration method.
+        noise: noise added to measurements made from clean images. Measurements that come as such are left
+            alone.
+        keep_steps: write the evolution of each image over so many of its steps (`KEY.steps.png`).
+        noise_device: where random numbers are made. Default: on the device that restores; "cpu" gives the same
+            ones everywhere.
+        seed: the run's seed. Filled in from --seed.
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        sampler: Sampler,
+        physics: Physics | None = None,
+        noise: MeasurementNoise | None = None,
+        keep_steps: int = 0,
+        noise_device: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if keep_steps < 0:
+            raise ConfigError(f"--model.keep_steps: must not be negative, got {keep_steps}")
+        self.prior, self.physics, self.sampler, self.noise = prior, physics, sampler, noise
+        self.keep_steps, self.noise_device, self.seed = keep_steps, noise_device, seed
+        self.should_stop: Callable[[], bool] = lambda: False
+
+    def on_predict_start(self) -> None:
+        if self.trainer.predict_loop.inference_mode:
+            raise ConfigError(
+                "--trainer.inference_mode: must be false; the sampler's optimiser needs gradients of the "
+                "operator inside predict_step"
+            )
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Restored | None:
+        if batch.y is None:
+            return None
+        assert self.physics is not None
+        bind(self.physics, batch.params)
+        noise = SeededNoise(self.seed, batch.keys, batch.y.device, self.noise_device)
+        kept = _KeptSteps(self.keep_steps)
+        x = run(
+            self.sampler,
+            batch.y,
+            self.physics,
+            self.prior,
+            noise,
+            batch.label,
+            callback=kept if self.keep_steps else None,
+            should_stop=self.should_stop,
+        )
+        images = to_uint8(x)
+        n = len(batch.samples)
+        return Restored(images[:n].cpu(), self._metrics(images, batch), kept.strips(n))
+
+    def _metrics(self, images: Tensor, batch: Batch) -> list[dict[str, float | None]]:
+        """To 4 decimals; an infinite PSNR is None."""
+        assert self.physics is not None and batch.y is not None
+        columns = {"misfit": misfit(images.to(batch.y.dtype) / 127.5 - 1, batch.y, self.physics).tolist()}
+        rows: list[dict[str, float | None]] = [
+            {name: round(values[i], 4) for name, values in columns.items()} for i in range(len(batch.samples))
+        ]
+        for image, row, sample in zip(images, rows, batch.samples, strict=False):
+            if sample.x is not None:
+                pair = image[None], to_uint8(sample.x)[None].to(image.device)
+                decibels = psnr(*pair).item()
+                row["psnr"] = None if decibels == float("inf") else round(decibels, 4)
+                row["ssim"] = round(ssim(*pair).item(), 4)
+        return rows
+
+
+class _KeptSteps:
+    """Frames of x and x0_hat at evenly spread steps, `count` of them with the last.
+
+    The number of steps is not known beforehand, so twice as many frames as wanted are kept, and every other
+    one is dropped whenever they are too many.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.frames: list[Tensor] = []
+        self.stride = 1
+        self.last = torch.empty(0)
+
+    def __call__(self, step: int, x: Tensor, x0_hat: Tensor) -> None:
+        """The sampler's callback."""
+        if step % self.stride == 0:
+            self.last = to_uint8(torch.cat([x, x0_hat], dim=-2))  # (B, C, 2H, W)
+            self.frames.append(self.last)
+            if len(self.frames) > 2 * self.count:
+                self.frames = self.frames[1::2]
+                self.stride *= 2
+        else:
+            self.last = torch.cat([x, x0_hat], dim=-2)
+
+    def strips(self, n: int) -> list[Tensor]:
+        """The strips of the first n images, uint8 (C, 2H, count * W)."""
+        if not self.frames:
+            return []
+        last = self.last if self.last.dtype == torch.uint8 else to_uint8(self.last)
+        frames = self.frames if self.frames[-1] is last else [*self.frames, last]
+        count = min(self.count, len(frames))
+        places = [round((i + 1) * len(frames) / count) - 1 for i in range(count)]
+        strip = torch.cat([frames[place] for place in places], dim=-1)
+        return list(strip[:n].cpu())

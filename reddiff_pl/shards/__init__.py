@@ -1,0 +1,1 @@
+"""Shards: planning, reading, writing, accounting. A sample goes reader -> restoration -> writer -> ledger."""

@@ -1,0 +1,99 @@
+"""Sidecars: what became of each shard. No torch, no webdataset."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reddiff_pl.shards.layout import Run
+
+
+def read_sidecar(run: Run, name: str) -> dict[str, Any] | None:
+    """A finished shard's sidecar; None when it is not there or not whole."""
+    try:
+        sidecar = json.loads(run.sidecar(name).read_text())
+    except (OSError, ValueError):
+        return None
+    return sidecar if isinstance(sidecar, dict) and run.tar(name).is_file() else None
+
+
+def finished(run: Run, name: str) -> dict[str, Any] | None:
+    """The sidecar of a shard in which nothing is left to do. One cut short by --limit is not finished."""
+    sidecar = read_sidecar(run, name)
+    return sidecar if sidecar is not None and sidecar.get("complete") else None
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file that is there whole or not at all, also after a power cut."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@dataclass
+class Sums:
+    """Metric sums that add up over samples and shards: {name: [sum, count]}."""
+
+    metrics: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, values: Mapping[str, float | None]) -> None:
+        """Count one sample's metrics; a null (an infinite PSNR) is left out."""
+        for name, value in values.items():
+            if value is not None:
+                total = self.metrics.setdefault(name, [0.0, 0])
+                total[0] += value
+                total[1] += 1
+
+    def means(self) -> dict[str, float]:
+        return {name: total / count for name, (total, count) in self.metrics.items() if count}
+
+
+@dataclass
+class Totals:
+    """What became of a set of shards."""
+
+    shards: int = 0
+    restored: int = 0
+    failed: int = 0
+    unfinished: int = 0
+    sums: Sums = field(default_factory=Sums)
+
+    def line(self) -> str:
+        means = ", ".join(f"{name} {value:.4g}" for name, value in sorted(self.sums.means().items()))
+        text = f"{self.restored} restored, {self.failed} failed, {self.shards} shards"
+        return f"{text}; mean {means}" if means else text
+
+
+def total(run: Run, names: Iterable[str]) -> Totals:
+    """Add up the sidecars of some shards."""
+    totals = Totals()
+    for name in names:
+        sidecar = read_sidecar(run, name)
+        if sidecar is None:
+            totals.unfinished += 1
+            continue
+        totals.shards += 1
+        totals.restored += sidecar["restored"]
+        totals.failed += len(sidecar["failed"])
+        for metric, (value, count) in sidecar["metrics"].items():
+            entry = totals.sums.metrics.setdefault(metric, [0.0, 0])
+            entry[0] += value
+            entry[1] += count
+    return totals

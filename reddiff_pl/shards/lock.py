@@ -1,0 +1,68 @@
+"""One writer a shard, by a lock that the operating system drops with the process."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+from pathlib import Path
+
+from reddiff_pl.errors import ConfigError
+
+
+class ShardLock:
+    """An exclusive fcntl lock; its file names the holder, a line an attempt.
+
+    Args:
+        path: the lock file, made if needed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd = -1
+
+    def acquire(self) -> bool:
+        """Take the lock; False when another process has it.
+
+        Raises:
+            ConfigError: the file system refuses locks.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(fd)
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                return False
+            raise ConfigError(
+                f"--out: the file system of {self.path.parent} refuses locks ({error.strerror}); "
+                "without them two tasks could write one shard: choose another directory"
+            ) from error
+        self._fd = fd
+        os.write(fd, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode() + b"\n")
+        return True
+
+    def attempts(self) -> int:
+        """How often this shard was taken up, this time included."""
+        return len(self.path.read_text().splitlines())
+
+    def release(self, remove: bool) -> None:
+        """Give the lock back; `remove` its file when the shard is finished."""
+        if self._fd < 0:
+            return
+        if remove:
+            self.path.unlink(missing_ok=True)
+        os.close(self._fd)
+        self._fd = -1
+
+
+def holder(path: Path) -> str:
+    """Who took the lock last, for a log line."""
+    try:
+        last = json.loads(path.read_text().splitlines()[-1])
+        return f"{last['host']} process {last['pid']}"
+    except (OSError, ValueError, IndexError, KeyError):
+        return "another task"

@@ -1,0 +1,122 @@
+"""Which shards there are, what they are called, and whose they are. No torch, no webdataset."""
+
+from __future__ import annotations
+
+import glob
+import os
+import posixpath
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from braceexpand import UnbalancedBracesError, braceexpand
+
+from reddiff_pl.errors import ConfigError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+IMAGES_PER_SHARD = 1000
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One unit of work.
+
+    Attributes:
+        name: its path relative to the inputs' common prefix, without .tar; also of the output.
+        url: a tar's path or URL; of a folder of images, the folder.
+        size: bytes of the tar, or number of images; 0 where it is not known.
+        images: of a folder of images, the files of this shard, relative to `url`.
+    """
+
+    name: str
+    url: str
+    size: int = 0
+    images: tuple[str, ...] | None = None
+
+
+def plan(shards: str | Sequence[str] | None, images: str | None) -> list[Shard]:
+    """All shards of the run, sorted by name.
+
+    Args:
+        shards: paths, URLs or patterns of them: braces ({000000..000009}) and, for paths, *, ? and [].
+        images: a folder of images, searched through, cut into shards of `IMAGES_PER_SHARD`.
+
+    Raises:
+        ConfigError: nothing or both given, a pattern that matches nothing, a missing file, two equal names.
+    """
+    if (shards is None) == (images is None):
+        raise ConfigError("--data.shards or --data.images: give one of them")
+    if images is not None:
+        return _image_shards(images)
+    patterns = [shards] if isinstance(shards, str) else list(shards or [])
+    urls = [url for pattern in patterns for url in _expand(pattern)]
+    if not urls:
+        raise ConfigError("--data.shards: the list is empty")
+    planned = [
+        Shard(name, url, 0 if is_remote(url) else os.path.getsize(url))
+        for name, url in zip(_names(urls), urls, strict=True)
+    ]
+    planned.sort(key=lambda shard: shard.name)
+    for one, other in zip(planned, planned[1:], strict=False):
+        if one.name == other.name:
+            raise ConfigError(
+                f"--data.shards: {one.url} and {other.url} would both be written as {one.name}; rename one"
+            )
+    return planned
+
+
+def assigned(shards: Sequence[Shard], rank: int, world: int) -> list[Shard]:
+    """The shards of one task: every world-th, from its rank on.
+
+    All shards are split, the finished ones among them: a split of what is still to do, made by each task at
+    its own start, would do some shards twice and others never.
+    """
+    return list(shards[rank::world])
+
+
+def is_remote(url: str) -> bool:
+    """Whether `url` is not a path: http:, s3:, pipe:, ..."""
+    return re.match(r"[a-z][a-z0-9+.-]+:", url) is not None
+
+
+def _expand(pattern: str) -> list[str]:
+    try:
+        urls = list(braceexpand(pattern))
+    except (UnbalancedBracesError, ValueError) as error:
+        raise ConfigError(f"--data.shards: {pattern}: {error}") from error
+    found: list[str] = []
+    for url in urls:
+        if is_remote(url):
+            found.append(url)
+        elif os.path.isfile(url):
+            found.append(url)
+        elif glob.has_magic(url):
+            found.extend(sorted(glob.glob(url, recursive=True)))
+        else:
+            what = "is a folder, not a tar (for images: --data.images)" if os.path.isdir(url) else "not found"
+            raise ConfigError(f"--data.shards: {url}: {what}")
+    if not found:
+        raise ConfigError(f"--data.shards: {pattern} matches no file")
+    return found
+
+
+def _names(urls: Sequence[str]) -> list[str]:
+    paths = [re.sub(r"^[a-z][a-z0-9+.-]+:/*", "", url) if is_remote(url) else os.path.abspath(url) for url in urls]
+    paths = [re.sub(r"\.(tar|tar\.gz|tgz)$", "", path) for path in paths]
+    prefix = posixpath.commonpath([posixpath.dirname(path) for path in paths])
+    return [posixpath.relpath(path, prefix) if prefix else path for path in paths]
+
+
+def _image_shards(folder: str) -> list[Shard]:
+    if not os.path.isdir(folder):
+        raise ConfigError(f"--data.images: no folder {folder}")
+    files = sorted(
+        os.path.relpath(os.path.join(parent, name), folder)
+        for parent, _, names in os.walk(folder)
+        for name in names
+        if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+    )
+    if not files:
+        raise ConfigError(f"--data.images: {folder} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+    chunks = [tuple(files[i : i + IMAGES_PER_SHARD]) for i in range(0, len(files), IMAGES_PER_SHARD)]
+    return [Shard(f"images-{i:06d}", folder, len(chunk), chunk) for i, chunk in enumerate(chunks)]

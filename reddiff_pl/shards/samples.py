@@ -1,0 +1,130 @@
+"""From a raw sample to what a restoration needs: measurement, operator parameters, reference, metadata."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reddiff_pl.errors import SampleError
+from reddiff_pl.physics.binding import parameter_names
+from reddiff_pl.physics.degrade import Degradation
+from reddiff_pl.shards import decode
+from reddiff_pl.shards.reader import RawSample
+
+
+@dataclass
+class Sample:
+    """One image to restore.
+
+    Attributes:
+        index: its place in the shard.
+        key: its name.
+        y: measurement, in the operator's own range.
+        params: the operator's parameters for this image, {name: (...)}.
+        x: reference, (C, H, W) in [-1, 1], if there is one.
+        meta: its metadata, passed through.
+    """
+
+    index: int
+    key: str
+    y: Tensor
+    params: dict[str, Tensor]
+    x: Tensor | None
+    meta: dict[str, Any]
+
+
+def prepare(raw: RawSample, degradation: Degradation) -> Sample:
+    """Decode a sample, and degrade it where it is a clean image.
+
+    A sample with a member y is a measurement; one with a bare image (`KEY.jpg`) is clean, and also its own
+    reference.
+
+    Raises:
+        SampleError: what is wrong with it.
+    """
+    channels, size = degradation.shape[0], degradation.shape[-1]
+    members = raw.members
+    meta = decode.metadata(decode.member_bytes(members["json"]), "json") if "json" in members else {}
+    given = _parameters(raw, degradation)
+
+    if "y.npy" in members or (y_image := _image_member(members, "y.")):
+        if "y.npy" in members:
+            y = decode.array(decode.member_bytes(members["y.npy"]), "y.npy")
+        else:
+            picture = decode.image(decode.member_bytes(members[y_image]), y_image, channels)
+            # [0, 1] in the operator's own range
+            y = degradation.scale * decode.unit_tensor(picture) - (degradation.scale - 1)
+        y, params = degradation.accept(y, raw.key, given)
+        x = None
+        if x_image := _image_member(members, "x."):
+            picture = decode.image(decode.member_bytes(members[x_image]), x_image, channels)
+            x = 2 * decode.unit_tensor(picture) - 1
+            if tuple(x.shape) != degradation.shape:
+                raise SampleError(
+                    f"{x_image} has {picture.width}x{picture.height} pixels, expected {size}x{size}"
+                )
+        return Sample(raw.index, raw.key, y, params, x, meta)
+
+    if not (clean := _image_member(members, "")):
+        names = ", ".join(sorted(members)) or "nothing"
+        raise SampleError(
+            f"no measurement: expected KEY.y.npy, KEY.y.png or a clean image such as KEY.jpg, found {names}"
+        )
+    picture = decode.image(decode.member_bytes(members[clean]), clean, channels)
+    x = 2 * decode.unit_tensor(decode.square(picture, size, clean)) - 1
+    y, params = degradation(x, raw.key, given)
+    return Sample(raw.index, raw.key, y, params, x, meta)
+
+
+def _image_member(members: dict[str, bytes | Path], prefix: str) -> str:
+    return next((prefix + suffix for suffix in decode.IMAGE_MEMBERS if prefix + suffix in members), "")
+
+
+def _parameters(raw: RawSample, degradation: Degradation) -> dict[str, Tensor]:
+    """The operator's parameters that the sample brings: NAME.npy as it is, NAME.png in [0, 1]."""
+    given = {}
+    for name in parameter_names(degradation.physics):
+        if f"{name}.npy" in raw.members:
+            given[name] = decode.array(decode.member_bytes(raw.members[f"{name}.npy"]), f"{name}.npy")
+        elif f"{name}.png" in raw.members:
+            content = decode.member_bytes(raw.members[f"{name}.png"])
+            given[name] = decode.unit_tensor(decode.image(content, f"{name}.png", 1))
+            if name == "mask":
+                given[name] = given[name].round()  # 0 or 1, whatever wrote it
+    return given
+
+
+def members_of(sample: Sample, noise_free: bool, scale: float) -> list[tuple[str, bytes]]:
+    """A sample as `degrade` writes it: measurement, parameters and reference, without its .json."""
+    members = [_measurement_member(sample.y, noise_free, scale)]
+    for name, value in sample.params.items():
+        is_mask = value.ndim == 3 and len(value) in (1, 3) and bool(((value == 0) | (value == 1)).all())
+        if is_mask and len(value) == 1:
+            members.append((f"{name}.png", decode.png((value * 255).byte())))
+        else:
+            members.append((f"{name}.npy", decode.npy(value)))
+    if sample.x is not None:
+        members.append(("x.png", decode.png(to_uint8(sample.x))))
+    return members
+
+
+def _measurement_member(y: Tensor, noise_free: bool, scale: float) -> tuple[str, bytes]:
+    """A png only where it holds the measurement exactly: 8 bit would clip noise and turn a masked 0 into grey."""
+    if noise_free and y.ndim == 3 and len(y) in (1, 3):
+        offset = scale - 1
+        levels = ((y + offset) / scale * 255).round()
+        exact = bool((scale * (levels / 255) - offset == y).all())
+        if exact and bool(((levels >= 0) & (levels <= 255)).all()):
+            return "y.png", decode.png(levels.byte())
+    return "y.npy", decode.npy(y)
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """[-1, 1] to 8 bit, rounded; what is outside is clipped here and nowhere else."""
+    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+

@@ -1,0 +1,76 @@
+"""Tar archives read strictly and written in whole samples."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator, Sequence
+from typing import IO
+
+BLOCK = 512
+END = bytes(2 * BLOCK)  # two empty blocks close an archive
+
+
+class _StrictHeader(tarfile.TarInfo):
+    """Raises where the standard reader ends silently: a damaged header, or no end mark.
+
+    The standard reader takes both for the end of the archive, and what follows would be lost unnoticed.
+    """
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> tarfile.TarInfo:  # type: ignore[override]
+        offset = tar.offset  # type: ignore[attr-defined]
+        try:
+            return super().fromtarfile(tar)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            what = "no end mark" if "empty" in str(error) else str(error)
+            raise tarfile.ReadError(f"truncated or damaged tar ({what} at byte {offset})") from error
+
+
+def open_tar(file: IO[bytes], seekable: bool = False) -> tarfile.TarFile:
+    """A tar reader that raises `tarfile.ReadError` when the archive is truncated or damaged."""
+    return tarfile.open(fileobj=file, mode="r:" if seekable else "r|*", tarinfo=_StrictHeader)
+
+
+def encode(members: Sequence[tuple[str, bytes]]) -> bytes:
+    """The tar bytes of a sample's members, with nothing in them but names and contents: no time, no owner."""
+    out = io.BytesIO()
+    for name, content in members:
+        header = tarfile.TarInfo(name)
+        header.size, header.mtime, header.mode = len(content), 0, 0o644
+        out.write(header.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape"))
+        out.write(content)
+        out.write(bytes(-len(content) % BLOCK))
+    return out.getvalue()
+
+
+def scan(file: IO[bytes]) -> Iterator[tuple[str, int, bytes]]:
+    """The whole samples of an output shard that may have been cut anywhere.
+
+    A sample is whole when its .json member, written last, is.
+
+    Args:
+        file: the shard, seekable.
+
+    Yields:
+        key, offset of the byte after the sample, content of its .json member.
+    """
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    if size == 0:
+        return
+    try:
+        archive = open_tar(file, seekable=True)
+        for member in archive:
+            end = member.offset_data + member.size + -member.size % BLOCK
+            if end > size:
+                return
+            if member.name.endswith(".json"):
+                content = archive.extractfile(member)
+                assert content is not None
+                yield member.name.removesuffix(".json"), end, content.read()
+            archive.members = []  # type: ignore[attr-defined]  # it keeps every header otherwise
+    except tarfile.ReadError:
+        return
