@@ -85,9 +85,13 @@ class RestoreCLI(LightningCLI):
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--seed", type=int, default=0, help="the run's seed")
-        parser.add_argument("--out", type=str, required=True, help="output directory; run again to go on there")
+        parser.add_argument(
+            "--out", type=str, required=True, help="output directory; run again to go on there"
+        )
         parser.add_argument("--limit", type=int | None, help="only the first so many samples, for a preview")
-        parser.add_argument("--trust-physics", type=bool, default=False, help="let physics.yaml name any class")
+        parser.add_argument(
+            "--trust-physics", type=bool, default=False, help="let physics.yaml name any class"
+        )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for name in ("seed", "out", "limit"):
@@ -119,14 +123,24 @@ class RestoreCLI(LightningCLI):
 
     def resolved(self) -> str:
         """All options as YAML that --config reads again."""
-        return self.parser.dump(self.config)
+        return yaml.safe_dump(_plain(yaml.safe_load(self.parser.dump(self.config))), sort_keys=False)
+
+
+def _plain(value: Any) -> Any:
+    """Without what YAML cannot hold, such as the lambdas among deepinv's defaults: with or without, they are that."""
+    if isinstance(value, dict):
+        kept = {key: _plain(item) for key, item in value.items()}
+        return {key: item for key, item in kept.items() if not str(item).startswith("Unable to serialize")}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def restore(argv: list[str]) -> int:
     """Restore what the options say."""
     cli = RestoreCLI("restore", argv)
     if cli.config.trainer.inference_mode:
-        raise ConfigError("--trainer.inference_mode: must be false; the sampler needs gradients of the operator")
+        raise ConfigError(
+            "--trainer.inference_mode: must be false; the sampler needs gradients of the operator"
+        )
     if cli.config.model.physics is None:
         shards = plan(cli.config.data.shards, cli.config.data.images)
         if path := physics_beside(shards[0].url, cli.config.trust_physics):
@@ -138,10 +152,11 @@ def restore_with(cli: RestoreCLI) -> int:
     """Restore with parsed options: all batches of all shards, then the account."""
     run = _prepare_output(cli.config.out)
     cli.make()
+    cli.model.check()
 
     fingerprint = cli.model.prior.fingerprint()
     guard(run, cli.resolved(), fingerprint)
-    cli.trainer.callbacks += [ShardOutput({"prior_sha256": fingerprint}), Progress()]
+    cli.trainer.callbacks += [ShardOutput({"prior_sha256": fingerprint}), Progress()]  # type: ignore[attr-defined]
     cli.trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
     return _summary(run, cli.datamodule)
 

@@ -45,7 +45,9 @@ def guard(run: Run, resolved: str, prior_sha256: str) -> None:
     temporary = run.config.with_name(f".config.{os.getpid()}")
     temporary.write_text(text)
     try:
-        os.link(temporary, run.config)  # fails if it is there: the first task wins, and it is never half written
+        os.link(
+            temporary, run.config
+        )  # fails if it is there: the first task wins, and it is never half written
         return
     except FileExistsError:
         pass
@@ -55,7 +57,9 @@ def guard(run: Run, resolved: str, prior_sha256: str) -> None:
     different = [key for key in mine.keys() | there.keys() if mine.get(key) != there.get(key)]
     if different:
         lines = ", ".join(f"{key} was {there.get(key)}, is {mine.get(key)}" for key in sorted(different))
-        raise ConfigError(f"--out: {run.out} holds results of another configuration ({lines}); choose another --out")
+        raise ConfigError(
+            f"--out: {run.out} holds results of another configuration ({lines}); choose another --out"
+        )
 
 
 def _identity(text: str) -> dict[str, Any]:
@@ -106,7 +110,9 @@ def physics_beside(url: str, trust: bool) -> str | None:
 
 
 def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
-    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else None
+    items = (
+        value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else None
+    )
     if items is None:
         yield prefix.strip("."), value
     else:

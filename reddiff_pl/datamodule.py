@@ -110,7 +110,12 @@ class ShardDataModule(LightningDataModule):
         shape: tuple[int, int, int] | None = None,
     ) -> None:
         super().__init__()
-        for name, value in {"batch_size": batch_size, "workers": workers, "size": size, "limit": limit}.items():
+        for name, value in {
+            "batch_size": batch_size,
+            "workers": workers,
+            "size": size,
+            "limit": limit,
+        }.items():
             if value is not None and value < 1:
                 raise ConfigError(f"--data.{name}: must be at least 1, got {value}")
         if physics is None or shape is None:

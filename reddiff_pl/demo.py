@@ -69,7 +69,10 @@ def _rows(data: ShardDataModule, run: Run) -> list[Row]:
                     [
                         (raw.key, _picture(sample.x)),
                         (f"measured, {before:.1f} dB", _picture(sample.y)),
-                        (f"restored, {after:.1f} dB", decode.image(decode.member_bytes(members["png"]), "png", 3)),
+                        (
+                            f"restored, {after:.1f} dB",
+                            decode.image(decode.member_bytes(members["png"]), "png", 3),
+                        ),
                     ]
                 )
             )

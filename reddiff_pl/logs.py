@@ -36,5 +36,5 @@ def quiet_libraries() -> None:
     """Lightning's advice is for training; errors still come through."""
     for name in ("lightning.pytorch", "lightning.fabric", "diffusers"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    for module in ("lightning", "diffusers", "deepinv", "torch"):
+    for module in ("lightning", "diffusers", "deepinv", "torch", "jsonargparse"):
         warnings.filterwarnings("ignore", module=rf"{module}(\..*)?")

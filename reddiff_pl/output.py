@@ -25,7 +25,11 @@ log = logging.getLogger(__name__)
 
 def versions() -> dict[str, str]:
     """What the bytes of a result may depend on beside data, configuration and seed."""
-    return {"reddiff_pl": reddiff_pl.__version__, "torch": torch.__version__, "python": platform.python_version()}
+    return {
+        "reddiff_pl": reddiff_pl.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def write_failure(batch: Batch, failure: Failure) -> None:
@@ -118,7 +122,13 @@ class Progress(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         interactive = sys.stderr.isatty()
-        self._bar = tqdm(unit="img", dynamic_ncols=interactive, mininterval=0.5 if interactive else 30, smoothing=0.1, delay=0.1)
+        self._bar = tqdm(
+            unit="img",
+            dynamic_ncols=interactive,
+            mininterval=0.5 if interactive else 30,
+            smoothing=0.1,
+            delay=0.1,
+        )
 
     def on_predict_batch_end(
         self,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from deepinv.physics import Physics
@@ -69,6 +68,16 @@ class Restoration(LightningModule):
         self.prior, self.physics, self.sampler, self.noise = prior, physics, sampler, noise
         self.keep_steps, self.noise_device, self.seed = keep_steps, noise_device, seed
         self.should_stop: Callable[[], bool] = lambda: False
+
+    def check(self) -> None:
+        """Start the sampler on an empty image, so that options that do not fit the prior stop before any work.
+
+        Raises:
+            ConfigError: which option.
+        """
+        empty = torch.zeros(1, *self.prior.shape)
+        noise = SeededNoise(self.seed, ["check"])
+        self.sampler.init(empty, self.physics, self.prior, noise, x_init=empty)
 
     def on_predict_start(self) -> None:
         if self.trainer.predict_loop.inference_mode:

@@ -65,7 +65,8 @@ def check_parameters(physics: Physics, shape: tuple[int, int, int], params: Mapp
         SampleError: which parameter, its shape, the expected one.
     """
     operator = operator_of(physics)
-    allowed = getattr(operator, "parameter_shapes", lambda shape: {})(shape)
+    shapes_of = getattr(operator, "parameter_shapes", None)
+    allowed: dict[str, list[tuple[int, ...]]] = shapes_of(shape) if shapes_of is not None else {}
     for name, value in params.items():
         buffer = operator._buffers.get(name)
         fits = allowed.get(name, [tuple(buffer.shape[1:])] if buffer is not None else [tuple(value.shape)])

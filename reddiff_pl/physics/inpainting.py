@@ -41,7 +41,9 @@ class Inpainting(LinearPhysics):
 
     def A(self, x: Tensor, **kwargs: Any) -> Tensor:
         if self.mask is None:
-            raise ConfigError("model.physics: Inpainting has no mask; bind one with bind(physics, {'mask': ...})")
+            raise ConfigError(
+                "model.physics: Inpainting has no mask; bind one with bind(physics, {'mask': ...})"
+            )
         return self.mask.to(x.dtype) * x
 
     def A_adjoint(self, y: Tensor, **kwargs: Any) -> Tensor:

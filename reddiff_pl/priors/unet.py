@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -42,8 +42,10 @@ class UNet(Prior):
     ) -> None:
         super().__init__()
         self.network = _load(path or str(BUNDLED), hub)
-        config = self.network.config
-        size = config.sample_size if isinstance(config.sample_size, (tuple, list)) else [config.sample_size] * 2
+        config: Any = self.network.config
+        size = (
+            config.sample_size if isinstance(config.sample_size, (tuple, list)) else [config.sample_size] * 2
+        )
         if size[0] is None:
             raise ConfigError(f"model.prior.init_args.path: {path}/config.json has no sample_size")
         self.shape = (config.in_channels, size[0], size[1])
@@ -71,7 +73,9 @@ def _load(path: str, hub: bool) -> torch.nn.Module:
             "diffusion_pytorch_model.safetensors), or add hub: true to download it from the Hugging Face hub"
         )
     if folder.is_dir() and not (folder / "config.json").is_file():
-        raise ConfigError(f"model.prior.init_args.path: {path} has no config.json; it is not a diffusers folder")
+        raise ConfigError(
+            f"model.prior.init_args.path: {path} has no config.json; it is not a diffusers folder"
+        )
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")  # it warns when accelerate is not installed
     from diffusers import UNet2DModel  # seconds to import, so only when a network is wanted
 

@@ -43,7 +43,9 @@ def draw_overview(path: Path, groups: Sequence[tuple[str, Sequence[Row]]], scale
             for text, image in row.cells:
                 enlarged = image.convert("RGB").resize((side, side), Image.Resampling.NEAREST)
                 canvas.paste(enlarged, (left, y))
-                pen.text((left + side // 2, y + side + caption // 2), text, fill="#333333", font=font, anchor="mm")
+                pen.text(
+                    (left + side // 2, y + side + caption // 2), text, fill="#333333", font=font, anchor="mm"
+                )
                 left += side + gap
         top += title + n * row_height
     out = io.BytesIO()

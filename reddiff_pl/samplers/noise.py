@@ -1,5 +1,4 @@
-"""Where samplers get their randomness: one stream a sample, so a result never depends on its batch.
-"""
+"""Where samplers get their randomness: one stream a sample, so a result never depends on its batch."""
 
 from __future__ import annotations
 

@@ -204,7 +204,9 @@ class REDDiff(Sampler):
                 raise ConfigError(f"model.sampler.init_args.steps: {error}") from error
         wrong = [t for t in self.timesteps if not 0 <= t < T]
         if wrong or not self.timesteps:
-            raise ConfigError(f"model.sampler.init_args.timesteps: must be in 0..{T - 1}, got {wrong or '[]'}")
+            raise ConfigError(
+                f"model.sampler.init_args.timesteps: must be in 0..{T - 1}, got {wrong or '[]'}"
+            )
         return list(self.timesteps)
 
     def _make_optimizer(self, mu: Tensor) -> torch.optim.Optimizer:

@@ -50,7 +50,7 @@ def image(content: bytes, name: str, channels: int) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is stricter
-            picture = Image.open(io.BytesIO(content))
+            picture: Image.Image = Image.open(io.BytesIO(content))
         if picture.width * picture.height > MAX_PIXELS:
             raise SampleError(
                 f"{name} has {picture.width}x{picture.height} pixels, more than the limit of {MAX_PIXELS}"

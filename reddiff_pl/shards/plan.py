@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 import posixpath
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import braceexpand
 
 from reddiff_pl.errors import ConfigError
 
@@ -57,7 +58,7 @@ def plan(shards: str | Sequence[str] | None, images: str | None) -> list[Shard]:
         for name, url in zip(_names(urls), urls, strict=True)
     ]
     planned.sort(key=lambda shard: shard.name)
-    for one, other in zip(planned, planned[1:], strict=False):
+    for one, other in itertools.pairwise(planned):
         if one.name == other.name:
             raise ConfigError(
                 f"--data.shards: {one.url} and {other.url} would both be written as {one.name}; rename one"
@@ -82,13 +83,11 @@ def is_remote(url: str) -> bool:
 def _expand(pattern: str) -> list[str]:
     try:
         urls = list(braceexpand(pattern))
-    except (UnbalancedBracesError, ValueError) as error:
+    except ValueError as error:
         raise ConfigError(f"--data.shards: {pattern}: {error}") from error
     found: list[str] = []
     for url in urls:
-        if is_remote(url):
-            found.append(url)
-        elif os.path.isfile(url):
+        if is_remote(url) or os.path.isfile(url):
             found.append(url)
         elif glob.has_magic(url):
             found.extend(sorted(glob.glob(url, recursive=True)))
@@ -101,7 +100,9 @@ def _expand(pattern: str) -> list[str]:
 
 
 def _names(urls: Sequence[str]) -> list[str]:
-    paths = [re.sub(r"^[a-z][a-z0-9+.-]+:/*", "", url) if is_remote(url) else os.path.abspath(url) for url in urls]
+    paths = [
+        re.sub(r"^[a-z][a-z0-9+.-]+:/*", "", url) if is_remote(url) else os.path.abspath(url) for url in urls
+    ]
     paths = [re.sub(r"\.(tar|tar\.gz|tgz)$", "", path) for path in paths]
     prefix = posixpath.commonpath([posixpath.dirname(path) for path in paths])
     return [posixpath.relpath(path, prefix) if prefix else path for path in paths]

@@ -95,7 +95,7 @@ def _read_tar(shard: Shard) -> Iterator[RawSample | Failure]:
                         content = archive.extractfile(member)
                         assert content is not None
                         current.members[suffix] = content.read()
-                    current.position = archive.offset  # type: ignore[attr-defined]
+                    current.position = archive.offset
                 archive.members = []  # type: ignore[attr-defined]  # it keeps every header otherwise
         if current is not None:
             yield current

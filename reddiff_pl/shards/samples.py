@@ -126,5 +126,3 @@ def _measurement_member(y: Tensor, noise_free: bool, scale: float) -> tuple[str,
 def to_uint8(x: Tensor) -> Tensor:
     """[-1, 1] to 8 bit, rounded; what is outside is clipped here and nowhere else."""
     return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-

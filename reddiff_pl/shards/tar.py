@@ -19,14 +19,15 @@ class _StrictHeader(tarfile.TarInfo):
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> tarfile.TarInfo:  # type: ignore[override]
-        offset = tar.offset  # type: ignore[attr-defined]
+        offset = tar.offset
         try:
             return super().fromtarfile(tar)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             raise
         except tarfile.HeaderError as error:
-            what = "no end mark" if "empty" in str(error) else str(error)
-            raise tarfile.ReadError(f"truncated or damaged tar ({what} at byte {offset})") from error
+            if isinstance(error, tarfile.EmptyHeaderError):  # type: ignore[attr-defined]
+                error = "no end mark" if offset else "empty file"  # type: ignore[assignment]
+            raise tarfile.ReadError(f"truncated or damaged tar ({error} at byte {offset})") from None
 
 
 def open_tar(file: IO[bytes], seekable: bool = False) -> tarfile.TarFile:

@@ -1,0 +1,296 @@
+"""Degradation: one sample's measurement depends on its key, its data and the run's seed, on nothing else."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from deepinv.physics import Physics
+from torch import Tensor
+
+from reddiff_pl.errors import ConfigError, SampleError
+from reddiff_pl.physics import (
+    BoxMask,
+    Degradation,
+    GaussianDeblurring,
+    GaussianNoise,
+    Inpainting,
+    MeasurementNoise,
+    NoNoise,
+    PoissonNoise,
+    RandomMask,
+    SuperResolution,
+    UnitRange,
+)
+
+SHAPE = (3, 16, 24)
+KEYS = [f"image{i:03d}" for i in range(40)]
+Result = tuple[Tensor, dict[str, Tensor]]
+
+SETTINGS: dict[str, tuple[Callable[[], Physics], MeasurementNoise]] = {
+    "inpainting": (lambda: Inpainting(RandomMask(0.5)), GaussianNoise(0.05)),
+    "unit_inpainting": (lambda: UnitRange(Inpainting(BoxMask(6, centered=False))), PoissonNoise(0.1)),
+    "blur": (lambda: GaussianDeblurring((0.5, 4.0)), GaussianNoise(0.05)),
+    "given_mask": (Inpainting, NoNoise()),
+    "unit_given_mask": (lambda: UnitRange(Inpainting()), NoNoise()),
+    "fixed_blur": (lambda: GaussianDeblurring(3.0), NoNoise()),
+    "superresolution": (lambda: SuperResolution(4), NoNoise()),
+}
+DRAWN = pytest.mark.parametrize("name", ["inpainting", "unit_inpainting", "blur"])
+
+
+def make(name: str, seed: int = 3) -> Degradation:
+    physics, noise = SETTINGS[name]
+    return Degradation(physics(), noise, SHAPE, seed)
+
+
+shared = functools.cache(make)  # copying an operator takes half a second
+
+
+def image(key: str) -> Tensor:
+    return 2 * torch.rand(SHAPE, generator=torch.Generator().manual_seed(KEYS.index(key))) - 1
+
+
+def random_mask(seed: int, channels: int = 1) -> Tensor:
+    return (torch.rand((channels, *SHAPE[1:]), generator=torch.Generator().manual_seed(seed)) < 0.5).float()
+
+
+def equal(a: Result, b: Result) -> bool:
+    return (
+        torch.equal(a[0], b[0])
+        and a[1].keys() == b[1].keys()
+        and all(torch.equal(a[1][n], b[1][n]) for n in a[1])
+    )
+
+
+# --- what a result depends on
+
+
+@DRAWN
+def test_order_and_instance_do_not_matter(name: str) -> None:
+    degradation = shared(name)
+    forwards = {key: degradation(image(key), key, {}) for key in KEYS}
+    torch.manual_seed(1234)
+    backwards = {key: degradation(image(key), key, {}) for key in reversed(KEYS)}
+    other = make(name)
+    assert all(equal(forwards[key], backwards[key]) for key in KEYS)
+    assert all(equal(forwards[key], other(image(key), key, {})) for key in KEYS[::7])
+
+
+@DRAWN
+def test_key_and_seed_matter(name: str) -> None:
+    """Of one picture: other mask or kernel and other noise."""
+    results = [
+        degradation(image(KEYS[0]), key, {}) for degradation in (shared(name), make(name, 4)) for key in KEYS
+    ]
+    assert len({y.numpy().tobytes() for y, _ in results}) == len(results) == 80
+    (parameter,) = results[0][1]
+    drawn = {params[parameter].numpy().tobytes() for _, params in results}
+    assert len(drawn) > 50  # small boxes meet: 80 in 209 places
+
+
+def test_mask_and_noise_are_drawn_apart() -> None:
+    """A sample that brings the mask it would have been given gets the same noise."""
+    drawn = shared("inpainting")(image(KEYS[0]), KEYS[0], {})
+    assert equal(drawn, shared("inpainting")(image(KEYS[0]), KEYS[0], drawn[1]))
+
+
+@DRAWN
+def test_global_generator_is_left_alone(name: str) -> None:
+    state = torch.get_rng_state()
+    shared(name)(image(KEYS[0]), KEYS[0], {})
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.fixture
+def eager_switching() -> Iterator[None]:
+    """Python changes threads as often as it can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@DRAWN
+def test_threads_do_not_share_parameters(name: str, eager_switching: None) -> None:
+    degradation, start = shared(name), threading.Barrier(8)
+    serial = {key: degradation(image(key), key, {}) for key in KEYS}
+
+    def work(rank: int) -> dict[str, Result]:
+        start.wait()
+        return {key: degradation(image(key), key, {}) for _ in range(3) for key in KEYS[rank::8] + KEYS[::8]}
+
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(work, range(8)))
+    assert {key for result in results for key in result} == set(KEYS)
+    for result in results:
+        assert all(equal(found, serial[key]) for key, found in result.items())
+
+
+def test_the_operator_given_is_copied() -> None:
+    """The sampler binds batches to the same object while the loader degrades."""
+    physics = Inpainting(RandomMask(0.5))
+    degradation = Degradation(physics, NoNoise(), SHAPE, seed=0)
+    degradation(image(KEYS[0]), KEYS[0], {})
+    assert physics.mask is None
+
+
+@pytest.mark.parametrize(
+    "physics", [GaussianDeblurring(3.0), UnitRange(GaussianDeblurring(3.0))], ids=["plain", "unit_range"]
+)
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="a given kernel stays bound for samples without one"
+)
+def test_given_parameters_do_not_leak_into_the_next_sample(physics: Physics) -> None:
+    """A kernel of its own for one sample, the configuration's for the next."""
+    degradation = Degradation(physics, NoNoise(), SHAPE, seed=0)
+    before = degradation(image(KEYS[0]), KEYS[0], {})
+    degradation(image(KEYS[1]), KEYS[1], {"kernel": torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0])})
+    assert equal(degradation(image(KEYS[0]), KEYS[0], {}), before)
+
+
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="a fixed kernel is not among the parameters returned"
+)
+def test_samples_with_and_without_a_kernel_make_a_batch() -> None:
+    """Parameters of a batch are stacked: every sample must name the same ones."""
+    degradation = make("fixed_blur")
+    own = degradation.parameters(KEYS[0], {"kernel": torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0])})
+    assert own.keys() == degradation.parameters(KEYS[1], {}).keys()
+
+
+# --- given parameters
+
+
+@pytest.mark.parametrize("name", ["given_mask", "inpainting"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_given_mask_wins(name: str, channels: int) -> None:
+    """Over the generator's, where there is one."""
+    mask, x = random_mask(1, channels), image(KEYS[0])
+    y, params = shared(name)(x, KEYS[0], {"mask": mask})
+    assert params.keys() == {"mask"}
+    assert torch.equal(params["mask"], mask)
+    assert torch.equal(y != 0, mask.expand(SHAPE) != 0)
+    if name == "given_mask":  # the other adds noise
+        assert torch.equal(y, mask * x)
+
+
+def test_given_kernel_wins() -> None:
+    shift = torch.tensor([0.0, 0.0, 0.0, 1.0, 0.0])  # one pixel down and to the right
+    degradation = Degradation(GaussianDeblurring((0.5, 4.0)), NoNoise(), SHAPE, seed=3)
+    y, params = degradation(image(KEYS[0]), KEYS[0], {"kernel": shift})
+    assert torch.equal(params["kernel"], shift)
+    assert torch.equal(y[:, 1:, 1:], image(KEYS[0])[:, :-1, :-1])
+    assert not y[:, 0].any()
+    assert not y[:, :, 0].any()
+
+
+@DRAWN
+def test_parameters_returned_are_those_used(name: str) -> None:
+    """What `degrade` writes beside the measurement makes it again."""
+    degradation, x = shared(name), image(KEYS[5])
+    y, params = degradation(x, KEYS[5], {})
+    _, others = degradation(x, KEYS[6], {})
+    assert not torch.equal(degradation(x, KEYS[5], others)[0], y)
+    assert equal(degradation(x, KEYS[5], params), (y, params))
+
+
+@pytest.mark.parametrize(
+    "name, given, message",
+    [
+        ("inpainting", {"mask": torch.ones(1, 24, 16)}, r"mask has shape \(1, 24, 16\)"),
+        ("inpainting", {"mask": torch.full((1, 16, 24), torch.nan)}, "mask holds NaN"),
+        ("given_mask", {"kernel": torch.ones(5)}, "no parameter kernel"),
+        ("given_mask", {}, r"no mask: the sample has no KEY\.mask\.png"),
+        ("unit_given_mask", {}, "no mask"),
+        ("fixed_blur", {"kernel": torch.ones(3)}, r"kernel has shape \(3,\), expected \(5,\)"),
+    ],
+)
+@pytest.mark.parametrize("way", [Degradation.__call__, Degradation.accept], ids=["degrade", "accept"])
+def test_bad_parameters_fail_the_sample(
+    way: Callable[..., Result], name: str, given: dict[str, Tensor], message: str
+) -> None:
+    with pytest.raises(SampleError, match=message):
+        way(shared(name), image(KEYS[0]), KEYS[0], given)
+
+
+def test_a_bad_sample_does_not_disturb_the_next() -> None:
+    degradation, sample = make("inpainting"), (image(KEYS[1]), KEYS[1], {})
+    for given in ({"mask": torch.ones(1, 3, 3)}, {"mask": random_mask(0), "kernel": torch.ones(5)}):
+        with pytest.raises(SampleError):
+            degradation(image(KEYS[0]), KEYS[0], given)
+    assert equal(degradation(*sample), shared("inpainting")(*sample))
+
+
+# --- measurements that samples bring
+
+
+@DRAWN
+def test_accept_takes_what_degrade_wrote(name: str) -> None:
+    written = shared(name)(image(KEYS[0]), KEYS[0], {})
+    assert equal(shared(name).accept(written[0], "another key", written[1]), written)
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 23), (1, 16, 24), (3, 24, 16), (16, 24), (1, 3, 16, 24)], ids=str)
+@pytest.mark.parametrize("name", ["given_mask", "unit_given_mask", "fixed_blur"])
+def test_accept_refuses_a_wrong_size(name: str, shape: tuple[int, ...]) -> None:
+    given = {} if name == "fixed_blur" else {"mask": random_mask(0)}
+    with pytest.raises(SampleError, match=r"the measurement has shape .*expected \(3, 16, 24\)"):
+        shared(name).accept(torch.zeros(shape), KEYS[0], given)
+
+
+def test_accept_refuses_a_wrong_factor() -> None:
+    y = torch.rand(3, 4, 6)
+    assert equal(shared("superresolution").accept(y, KEYS[0], {}), (y, {}))
+    with pytest.raises(SampleError, match=r"has shape \(3, 8, 12\), expected \(3, 4, 6\)"):
+        shared("superresolution").accept(torch.zeros(3, 8, 12), KEYS[0], {})
+
+
+def test_factor_that_does_not_divide_is_a_configuration_error() -> None:
+    """It fails every sample: better said once."""
+    with pytest.raises(ConfigError, match="factor: 5 does not divide"):
+        Degradation(SuperResolution(5), NoNoise(), SHAPE, seed=0)(image(KEYS[0]), KEYS[0], {})
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_accept_refuses_what_is_not_finite(value: float) -> None:
+    y = image(KEYS[0])
+    y[2, 15, 23] = value
+    with pytest.raises(SampleError, match="the measurement holds NaN or infinite values"):
+        shared("fixed_blur").accept(y, KEYS[0], {})
+
+
+@DRAWN
+@pytest.mark.xfail(strict=True, reason="accept draws parameters that have nothing to do with the measurement")
+def test_accept_refuses_a_measurement_without_its_parameters(name: str) -> None:
+    """Only who measured knows where; a new mask would erase pixels, a new kernel restore another image."""
+    with pytest.raises(SampleError):
+        shared(name).accept(image(KEYS[0]), KEYS[0], {})
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_accept_clears_masked_entries(channels: int) -> None:
+    """8-bit files cannot hold a masked 0: it comes back as 1/255."""
+    mask, y = random_mask(2, channels), image(KEYS[0])
+    before = y.clone()
+    accepted, _ = shared("given_mask").accept(y, KEYS[0], {"mask": mask})
+    assert torch.equal(accepted, mask * y)
+    assert torch.equal(y, before)
+
+
+def test_accept_adds_no_noise() -> None:
+    mask = torch.ones(1, *SHAPE[1:])
+    accepted, _ = shared("inpainting").accept(image(KEYS[0]), KEYS[0], {"mask": mask})
+    assert torch.equal(accepted, image(KEYS[0]))
+
+
+def test_no_gradients() -> None:
+    """Nor inference tensors, which the sampler's autograd would refuse."""
+    y, _ = shared("fixed_blur")(image(KEYS[0]).requires_grad_(), KEYS[0], {})
+    assert not y.requires_grad
+    assert not y.is_inference()

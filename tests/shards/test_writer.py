@@ -1,0 +1,136 @@
+"""Output shards cut anywhere go on at the next whole sample; the bytes depend on nothing else."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+
+import pytest
+
+from reddiff_pl.shards import tar
+from reddiff_pl.shards.layout import Run
+from reddiff_pl.shards.ledger import finished, read_sidecar
+from reddiff_pl.shards.reader import Failure, RawSample
+from reddiff_pl.shards.writer import ShardWriter
+
+KEYS = ["a", "b/" + "long" * 40, "ключ", "d"]
+BAD = Failure(2, "bad", "because")
+
+
+def write(run: Run, stop_after: int | None = None) -> bool:
+    """Write what is missing of five samples, one of them bad; stop before the commit after some of them."""
+    writer = ShardWriter(run, "x/s")
+    assert writer.open()
+    entries = [RawSample(i + (i >= 2), key) for i, key in enumerate(KEYS)]
+    entries.insert(2, BAD)
+    written = 0
+    for entry in entries:
+        if writer.has(entry):
+            continue
+        if written == stop_after:
+            writer.close()
+            return False
+        if isinstance(entry, Failure):
+            writer.fail(entry)
+        else:
+            writer.write(
+                entry.key, [("png", entry.key.encode() * 99)], {"psnr": 10.0 + entry.index, "misfit": 0.1}
+            )
+        written += 1
+    writer.commit(True, {"hello": 1})
+    return True
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    run = Run(tmp_path_factory.mktemp("whole"))
+    assert write(run)
+    return run
+
+
+def test_a_shard_is_a_plain_tar_without_times_or_owners(whole):
+    with tarfile.open(whole.tar("x/s")) as archive:
+        members = archive.getmembers()
+    assert [m.name for m in members] == [f"{key}.{suffix}" for key in KEYS for suffix in ("png", "json")]
+    assert all(m.mtime == 0 and m.uid == 0 and m.uname == "" for m in members)
+
+
+def test_the_sidecar_accounts_for_everything(whole):
+    sidecar = finished(whole, "x/s")
+    assert sidecar["restored"] == 4 and sidecar["failed"] == [{"index": 2, "key": "bad", "reason": "because"}]
+    assert sidecar["metrics"] == {"psnr": [10 + 11 + 13 + 14, 4], "misfit": [pytest.approx(0.4), 4]}
+    assert sidecar["attempts"] == 1 and sidecar["hello"] == 1
+    assert sorted(p.name for p in whole.shards.rglob("*") if p.is_file()) == ["s.json", "s.tar"]
+
+
+def test_cut_at_every_byte(whole, tmp_path):
+    """Whatever length of the .partial survives, the finished shard is the same."""
+    content = whole.tar("x/s").read_bytes()
+    run = Run(tmp_path)
+    run.partial("x/s").parent.mkdir(parents=True)
+    lengths = range(len(content) + 1) if len(content) < 5000 else [*range(0, len(content), 101), len(content)]
+    for length in lengths:
+        run.partial("x/s").write_bytes(content[:length])
+        assert write(run)
+        assert run.tar("x/s").read_bytes() == content, length
+        run.sidecar("x/s").unlink()
+        run.tar("x/s").unlink()
+
+
+@pytest.mark.parametrize("stop", range(6))
+def test_stopped_after_any_sample(whole, tmp_path, stop):
+    run = Run(tmp_path)
+    while not write(run, stop_after=max(stop, 1)):
+        assert finished(run, "x/s") is None and not run.tar("x/s").exists()
+    assert run.tar("x/s").read_bytes() == whole.tar("x/s").read_bytes()
+    assert read_sidecar(run, "x/s")["failed"] == read_sidecar(whole, "x/s")["failed"]
+
+
+def test_a_cut_list_of_failures(whole, tmp_path):
+    """A line cut by a kill is written again, whole and once."""
+    run = Run(tmp_path)
+    write(run, stop_after=4)
+    line = run.failed("x/s").read_bytes()
+    for length in range(len(line) - 1):
+        run.failed("x/s").write_bytes(line[:length])
+        assert not write(run, stop_after=1)
+        assert [json.loads(entry) for entry in run.failed("x/s").read_text().splitlines()] == [BAD.__dict__]
+
+
+def test_a_tar_without_sidecar_is_taken_up(whole, tmp_path):
+    """The crash between the rename and the commit mark."""
+    run = Run(tmp_path)
+    run.tar("x/s").parent.mkdir(parents=True)
+    run.tar("x/s").write_bytes(whole.tar("x/s").read_bytes())
+    assert write(run)
+    assert run.tar("x/s").read_bytes() == whole.tar("x/s").read_bytes()
+
+
+def test_two_writers_never_share_a_shard(tmp_path):
+    """fcntl locks belong to a process, so the other writer is one."""
+    import subprocess
+    import sys
+
+    run = Run(tmp_path)
+    writer = ShardWriter(run, "s")
+    assert writer.open()
+    program = (
+        "import sys\nfrom reddiff_pl.shards.layout import Run\nfrom reddiff_pl.shards.writer import ShardWriter\n"
+        "print(ShardWriter(Run(sys.argv[1]), 's').open())"
+    )
+
+    def other() -> str:
+        command = [sys.executable, "-c", program, str(tmp_path)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert other() == "False"
+    writer.close()
+    assert other() == "True"
+
+
+def test_scan_stops_at_damage():
+    good = tar.encode([("a.png", b"1"), ("a.json", b"{}")])
+    damaged = good + b"\x01" * 512 + good
+    assert [key for key, _, _ in tar.scan(io.BytesIO(damaged))] == ["a"]
+    assert list(tar.scan(io.BytesIO(b""))) == []
