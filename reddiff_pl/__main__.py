@@ -1,8 +1,15 @@
-"""The `reddiff` command: light, so that help comes at once. Everything heavy is imported by its command."""
+"""The `reddiff` command: light, so that help comes at once and no signal is missed.
+
+Everything heavy is imported by its command. Signals are caught from the first line on: imports take seconds, and a
+USR1 among them would end the job.
+"""
 
 from __future__ import annotations
 
 import sys
+from typing import Any
+
+from reddiff_pl import stop
 
 USAGE = """usage: reddiff COMMAND [options]
 
@@ -11,10 +18,12 @@ Restore large image sets with a diffusion prior: shards of measurements in, rest
 commands:
   restore    restore shards of measurements, clean shards, or a folder of images
   degrade    write the measurements of clean shards or of a folder, to restore them elsewhere or later
+  status     how far a run is: shards, samples, failures, images/s, time left
+  submit     run `restore` on a SLURM cluster
   demo       restore twelve photos that ship with the package, and draw a picture of them
 
-`reddiff COMMAND --help` lists a command's options (it takes some seconds: they come from the classes
-themselves). Configurations compose, the later one wins:
+`reddiff COMMAND --help` lists a command's options (for restore and degrade it takes some seconds: they come from
+the classes themselves). Configurations compose, the later one wins:
   reddiff restore --config configs/tasks/inpainting_random.yaml --data.images photos/ --out out/
 """
 
@@ -25,18 +34,51 @@ def main(argv: list[str] | None = None) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         return 0 if argv else 2
-    if argv[0] in ("-V", "--version", "version"):
+    command, options = argv[0], argv[1:]
+    if command in ("-V", "--version", "version"):
         from reddiff_pl import __version__
 
         print(f"reddiff {__version__}")
         return 0
-    if argv[0] not in ("restore", "degrade", "demo"):
-        print(f"reddiff: error: no command {argv[0]}; see reddiff --help", file=sys.stderr)
-        return 2
-    from reddiff_pl import cli  # imports lightning and torch
+    try:
+        return _run(command, options)
+    except BrokenPipeError:
+        return 1
 
-    return cli.run(argv[0], argv[1:])
+
+def _run(command: str, options: list[str]) -> int:
+    from reddiff_pl.errors import ConfigError
+
+    try:
+        if command == "status":
+            from reddiff_pl.status import status
+
+            return status(options)
+        if command == "submit":
+            from reddiff_pl.submit import submit
+
+            return submit(options)
+        if command in ("restore", "degrade", "demo"):
+            from reddiff_pl.launch import devices, launch, option
+
+            gpus: Any = devices(option(options, "trainer.devices")) if command == "restore" else None
+            if gpus is not None and "--help" not in options:
+                return launch(command, options, gpus)
+            from reddiff_pl import cli  # imports lightning and torch
+
+            return cli.run(command, options)
+    except ConfigError as error:
+        print(f"reddiff {command}: error: {error}", file=sys.stderr)
+        return 2
+    print(f"reddiff: error: no command {command}; see reddiff --help", file=sys.stderr)
+    return 2
+
+
+def entry() -> int:
+    """The console script."""
+    stop.listen()
+    return main()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(entry())

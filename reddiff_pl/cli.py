@@ -14,22 +14,24 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from tqdm import tqdm
 
-from reddiff_pl.config import guard, physics_beside, shipped
+from reddiff_pl import stop
+from reddiff_pl.config import clear, guard, physics_beside, shipped
 from reddiff_pl.datamodule import ShardDataModule
-from reddiff_pl.errors import ConfigError
+from reddiff_pl.errors import ConfigError, OutputError, Stopped, TooManyFailed
 from reddiff_pl.logs import log_to, quiet_libraries
 from reddiff_pl.output import Progress, ShardOutput, versions, write_failure
 from reddiff_pl.physics import NoNoise
 from reddiff_pl.restoration import Restoration
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import total, write_atomically
+from reddiff_pl.shards.placement import place
 from reddiff_pl.shards.plan import plan
 from reddiff_pl.shards.reader import Failure
 from reddiff_pl.shards.samples import members_of
 
 log = logging.getLogger(__name__)
 
-ALL_RESTORED, CRASHED, BAD_CONFIGURATION, SOME_FAILED = 0, 1, 2, 3
+ALL_RESTORED, CRASHED, BAD_CONFIGURATION, SOME_FAILED, TOO_MANY_FAILED = 0, 1, 2, 3, 4
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "inference_mode": False,  # the optimiser inside predict_step needs autograd
@@ -48,10 +50,23 @@ def run(command: str, argv: list[str]) -> int:
 
     quiet_libraries()
     try:
+        stop.check()
         return {"restore": restore, "degrade": degrade, "demo": demo}[command](argv)
     except ConfigError as error:
         print(f"reddiff {command}: error: {error}", file=sys.stderr)
         return BAD_CONFIGURATION
+    except OutputError as error:
+        log.error("%s", error)
+        return CRASHED
+    except TooManyFailed as error:
+        log.error("stopped: %s; the reasons are above and in the .failed.jsonl files", error)
+        return TOO_MANY_FAILED
+    except Stopped:
+        log.warning("stopped by a signal; what is finished is kept: run the same command again to go on")
+        return stop.exit_code()
+    except Exception:
+        log.exception("crashed; what is finished is kept: run the same command again to go on")
+        return CRASHED
 
 
 class RestoreCLI(LightningCLI):
@@ -90,11 +105,23 @@ class RestoreCLI(LightningCLI):
         )
         parser.add_argument("--limit", type=int | None, help="only the first so many samples, for a preview")
         parser.add_argument(
+            "--overwrite", type=bool, default=False, help="delete what is in --out, start anew"
+        )
+        parser.add_argument("--retry-failed", type=bool, default=False, help="try failed samples again")
+        parser.add_argument(
+            "--max-failed", type=float, default=1.0, help="stop above this share of failed samples"
+        )
+        parser.add_argument(
+            "--rank", type=int | None, help="which task this is; default: from the environment"
+        )
+        parser.add_argument("--world", type=int | None, help="how many tasks; default: from the environment")
+        parser.add_argument("--publish", type=str | None, help="URL that finished shards are uploaded to")
+        parser.add_argument(
             "--trust-physics", type=bool, default=False, help="let physics.yaml name any class"
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        for name in ("seed", "out", "limit"):
+        for name in ("seed", "out", "limit", "rank", "world", "retry_failed"):
             parser.link_arguments(name, f"data.{name}")
         parser.link_arguments("seed", "model.seed")
         parser.link_arguments("model.physics", "data.physics", apply_on="instantiate")
@@ -150,13 +177,16 @@ def restore(argv: list[str]) -> int:
 
 def restore_with(cli: RestoreCLI) -> int:
     """Restore with parsed options: all batches of all shards, then the account."""
-    run = _prepare_output(cli.config.out)
+    run = _prepare_output(cli)
     cli.make()
     cli.model.check()
+    stop.check()
 
     fingerprint = cli.model.prior.fingerprint()
     guard(run, cli.resolved(), fingerprint)
-    cli.trainer.callbacks += [ShardOutput({"prior_sha256": fingerprint}), Progress()]  # type: ignore[attr-defined]
+    cli.model.should_stop = cli.datamodule.should_stop = stop.requested
+    output = ShardOutput({"prior_sha256": fingerprint}, cli.config.max_failed)
+    cli.trainer.callbacks += [output, Progress()]  # type: ignore[attr-defined]
     cli.trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
     return _summary(run, cli.datamodule)
 
@@ -164,10 +194,11 @@ def restore_with(cli: RestoreCLI) -> int:
 def degrade(argv: list[str]) -> int:
     """Write the measurements of clean shards or folders as shards, with their operator beside them."""
     cli = RestoreCLI("degrade", argv)
-    run = _prepare_output(cli.config.out)
+    run = _prepare_output(cli)
     cli.make()
     guard(run, cli.resolved(), "none")
     data, degradation = cli.datamodule, cli.datamodule.degradation
+    data.should_stop = stop.requested
     record = {"sigma_y": degradation.noise.sigma_y} if degradation.noise.sigma_y else {}
     for batch in tqdm(data.batches(), unit="batch", mininterval=1):
         for entry in batch.entries:
@@ -194,14 +225,21 @@ def _physics_yaml(cli: RestoreCLI) -> str:
     return yaml.safe_dump(content, sort_keys=False)
 
 
-def _prepare_output(out: str) -> Run:
+def _prepare_output(cli: RestoreCLI) -> Run:
     """The run's paths; stops where the output directory cannot be one."""
-    run = Run(out)
+    run = Run(cli.config.out)
+    rank, world = place(cli.config.rank, cli.config.world)
     try:
+        if cli.config.overwrite:
+            if world > 1:
+                raise ConfigError(
+                    "--overwrite: one task of several cannot; delete the directory before the others start"
+                )
+            clear(run)
         run.shards.mkdir(parents=True, exist_ok=True)
-        log_to(run.log(0))
+        log_to(run.log(rank))
     except OSError as error:
-        raise ConfigError(f"--out: {out} cannot be used as a directory: {error.strerror}") from error
+        raise ConfigError(f"--out: {run.out} cannot be used as a directory: {error.strerror}") from error
     return run
 
 
@@ -209,7 +247,7 @@ def _summary(run: Run, data: ShardDataModule) -> int:
     """Say what became of this task's shards. Judged by the shards themselves: a loop may end early in silence."""
     totals = total(run, [shard.name for shard in data.shards])
     log.info("%s -> %s", totals.line(), run.shards)
-    if totals.unfinished > len(data.held) and data.limit is None:
+    if totals.unfinished > len(set(data.held)) and data.limit is None:
         log.error("%d shards are not finished; run the same command again to go on", totals.unfinished)
         return CRASHED
     return SOME_FAILED if totals.failed else ALL_RESTORED

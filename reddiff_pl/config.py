@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import yaml
 
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.shards.layout import Run
+from reddiff_pl.shards.lock import ShardLock, holder
 
 _PHYSICS_MODULES = ("deepinv.physics", "reddiff_pl.physics")
 
@@ -60,6 +62,28 @@ def guard(run: Run, resolved: str, prior_sha256: str) -> None:
         raise ConfigError(
             f"--out: {run.out} holds results of another configuration ({lines}); choose another --out"
         )
+
+
+def clear(run: Run) -> None:
+    """Delete a run's results, and nothing that is not known to be one's.
+
+    Raises:
+        ConfigError: the directory holds something else, or a task is at work in it.
+    """
+    if not run.out.exists() or not any(run.out.iterdir()):
+        return
+    if not run.config.is_file():
+        raise ConfigError(
+            f"--overwrite: {run.out} holds no config.yaml of a run; delete it yourself if it can go"
+        )
+    for path in run.shards.rglob("*.lock"):
+        lock = ShardLock(path)
+        if not lock.acquire():
+            raise ConfigError(f"--overwrite: {path} is held by {holder(path)}; stop it first")
+        lock.release(remove=False)
+    for folder in (run.shards, run.log(0).parent, run.overview.parent):
+        shutil.rmtree(folder, ignore_errors=True)
+    run.config.unlink()
 
 
 def _identity(text: str) -> dict[str, Any]:

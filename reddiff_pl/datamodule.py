@@ -6,10 +6,10 @@ import dataclasses
 import itertools
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from deepinv.physics import Physics
@@ -17,18 +17,22 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from reddiff_pl.errors import ConfigError, SampleError
+from reddiff_pl.errors import ConfigError, SampleError, Stopped
 from reddiff_pl.physics.degrade import Degradation
 from reddiff_pl.physics.noise import MeasurementNoise, NoNoise
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import finished
 from reddiff_pl.shards.lock import holder
+from reddiff_pl.shards.placement import place
 from reddiff_pl.shards.plan import Shard, assigned, plan
 from reddiff_pl.shards.reader import Failure, RawSample, read_shard
 from reddiff_pl.shards.samples import Sample, prepare
 from reddiff_pl.shards.writer import ShardWriter
 
 log = logging.getLogger(__name__)
+
+Entry: TypeAlias = Sample | RawSample | Failure
+"""A place in a shard: a sample to restore, one that is kept from an earlier run as it is, or a failure."""
 
 
 @dataclass
@@ -38,7 +42,7 @@ class Batch:
     Attributes:
         shard: where it comes from.
         writer: the shard's output; None when nothing is written.
-        entries: its samples and failures, in input order.
+        entries: all its places, in input order.
         samples: the samples among them; row i of the tensors is `samples[i]`, further rows are padding.
         y: measurements, (B, ...).
         params: operator parameters, {name: (B, ...)}.
@@ -50,7 +54,7 @@ class Batch:
 
     shard: Shard
     writer: ShardWriter | None
-    entries: list[Sample | Failure]
+    entries: list[Entry]
     samples: list[Sample] = field(default_factory=list)
     y: Tensor | None = None
     params: dict[str, Tensor] = field(default_factory=dict)
@@ -85,7 +89,10 @@ class ShardDataModule(LightningDataModule):
         size: side of the square that clean images are reduced to, in pixels. Default: the prior's.
         workers: decoding threads.
         out: output directory; finished shards there are skipped. Filled in from --out.
-        limit: only the first so many samples of the run, for a preview. Filled in from --limit.
+        limit: only the first so many samples of the task, for a preview. Filled in from --limit.
+        rank: which task this is. Filled in from --rank or the environment.
+        world: how many tasks there are. Filled in from --world or the environment.
+        retry_failed: try the failed samples of finished shards again. Filled in from --retry-failed.
         seed: the run's seed. Filled in from --seed.
         physics: the operator. Filled in from the model.
         noise: the measurement noise. Filled in from the model.
@@ -104,6 +111,9 @@ class ShardDataModule(LightningDataModule):
         workers: int = 2,
         out: str | None = None,
         limit: int | None = None,
+        rank: int | None = None,
+        world: int | None = None,
+        retry_failed: bool = False,
         seed: int = 0,
         physics: Physics | None = None,
         noise: MeasurementNoise | None = None,
@@ -125,8 +135,12 @@ class ShardDataModule(LightningDataModule):
         self.batch_size, self.workers, self.limit = batch_size, workers, limit
         self.run = Run(out) if out is not None else None
         self.degradation = Degradation(physics, noise or NoNoise(), shape, seed)
-        self.shards = assigned(plan(shards, images), 0, 1)
+        self.retry_failed = retry_failed
+        self.rank, self.world = place(rank, world)
+        self.all_shards = plan(shards, images)
+        self.shards = assigned(self.all_shards, self.rank, self.world)
         self.held: list[str] = []  # shards that other tasks were writing
+        self.should_stop: Callable[[], bool] = lambda: False
         self._check_operator()
 
     def _check_operator(self) -> None:
@@ -155,42 +169,82 @@ class ShardDataModule(LightningDataModule):
         return DataLoader(_Batches(self), batch_size=None)
 
     def batches(self) -> Iterator[Batch]:
-        """All batches of this task's unfinished shards, each shard closed by an empty one marked `last`."""
-        todo = [s for s in self.shards if self.run is None or finished(self.run, s.name) is None]
-        if skipped := len(self.shards) - len(todo):
-            log.info("%d of %d shards are finished already", skipped, len(self.shards))
-        sizes = [max(shard.size, 1) for shard in todo]
+        """All batches of this task's unfinished shards, each shard closed by an empty one marked `last`.
+
+        When they are through, any unfinished shard whose lock it gets: those of tasks that ended early, or
+        have not begun.
+
+        Raises:
+            Stopped: the stop flag was seen between two batches.
+        """
+        own = [shard for shard in self.shards if self._is_open(shard)]
+        sizes = [max(shard.size, 1) for shard in own]
+        log.info(
+            "task %d of %d: %d of its %d shards are finished already",
+            *(self.rank, self.world, len(self.shards) - len(own), len(self.shards)),
+        )
         left = self.limit
         with ThreadPoolExecutor(self.workers, "decode") as pool:
-            for number, shard in enumerate(todo):
+            for number, shard in enumerate(itertools.chain(own, self._others())):
+                writer = None
                 if left == 0:
                     return
-                writer = ShardWriter(self.run, shard.name) if self.run is not None else None
-                if writer is not None and not writer.open():
-                    self.held.append(shard.name)
-                    log.info("shard %s is held by %s", shard.name, holder(writer.run.lock(shard.name)))
-                    continue
+                if self.run is not None:
+                    writer = ShardWriter(self.run, shard.name, self.rank, self.retry_failed)
+                    if not self._take(writer):
+                        continue
                 for batch in self._shard_batches(shard, writer, pool, left):
                     if left is not None:
                         left -= len(batch.entries)
-                    read = batch.fraction * sizes[number]
-                    batch.fraction = (sum(sizes[:number]) + read) / sum(sizes)
+                    read = batch.fraction * sizes[number] if number < len(own) else 0
+                    batch.fraction = (sum(sizes[:number]) + read) / max(sum(sizes), 1)
                     yield batch
+
+    def _is_open(self, shard: Shard) -> bool:
+        """Whether something is left to do in a shard."""
+        sidecar = finished(self.run, shard.name) if self.run is not None else None
+        return sidecar is None or (self.retry_failed and bool(sidecar["failed"]))
+
+    def _others(self) -> Iterator[Shard]:
+        """Unfinished shards of other tasks, from the next rank's on, so that tasks do not queue for one."""
+        if self.run is None or self.world == 1 or self.limit is not None:
+            return
+        for i in range(1, self.world):
+            for shard in assigned(self.all_shards, (self.rank + i) % self.world, self.world):
+                if self._is_open(shard):
+                    yield shard
+
+    def _take(self, writer: ShardWriter) -> bool:
+        """Open a shard's output; says so when another task holds it."""
+        if writer.open():
+            where = "" if writer.name in {shard.name for shard in self.shards} else ", left by another task"
+            log.info(
+                "shard %s: begun with %d samples already written%s", writer.name, len(writer.done), where
+            )
+            return True
+        if finished(writer.run, writer.name) is None:
+            self.held.append(writer.name)
+            log.info("shard %s: held by %s", writer.name, holder(writer.run.lock(writer.name)))
+        return False
 
     def _shard_batches(
         self, shard: Shard, writer: ShardWriter | None, pool: ThreadPoolExecutor, limit: int | None
     ) -> Iterator[Batch]:
         """Batches of one shard; decoding runs one batch ahead, in order."""
         source = iter(read_shard(shard))
+        has = writer.has if writer is not None else lambda entry: False
+        kept = writer.kept if writer is not None else lambda entry: False
         raws = itertools.islice(source, limit)
-        ahead: deque[tuple[list[RawSample | Failure], list[Future[Sample | Failure]]]] = deque()
+        ahead: deque[tuple[list[RawSample | Failure], list[Future[Entry]]]] = deque()
         while True:
             while len(ahead) < 2 and (group := list(itertools.islice(raws, self.batch_size))):
                 # a batch of which only a part was written is computed again whole
-                written = writer is not None and all(map(writer.has, group))
-                ahead.append((group, [] if written else [pool.submit(self._prepare, raw) for raw in group]))
+                wanted = [] if all(map(has, group)) else group
+                ahead.append((group, [pool.submit(self._prepare, raw, kept(raw)) for raw in wanted]))
             if not ahead:
                 break
+            if self.should_stop():
+                raise Stopped
             group, futures = ahead.popleft()
             batch = collate(shard, writer, [future.result() for future in futures], self.batch_size)
             position = max((raw.position for raw in group if isinstance(raw, RawSample)), default=0)
@@ -199,9 +253,9 @@ class ShardDataModule(LightningDataModule):
         complete = limit is None or next(source, None) is None
         yield Batch(shard, writer, [], last=True, complete=complete, fraction=1.0)
 
-    def _prepare(self, raw: RawSample | Failure) -> Sample | Failure:
+    def _prepare(self, raw: RawSample | Failure, kept: bool) -> Entry:
         """Runs in a decoding thread."""
-        if isinstance(raw, Failure):
+        if isinstance(raw, Failure) or kept:
             return raw
         try:
             return prepare(raw, self.degradation)
@@ -219,16 +273,14 @@ class _Batches(IterableDataset):
         return self.datamodule.batches()
 
 
-def collate(
-    shard: Shard, writer: ShardWriter | None, entries: list[Sample | Failure], batch_size: int
-) -> Batch:
+def collate(shard: Shard, writer: ShardWriter | None, entries: list[Entry], batch_size: int) -> Batch:
     """Stack the samples among `entries` and pad them to `batch_size`.
 
     A sample whose measurement or parameters have another shape than the first one's becomes a failure.
     """
     first: Sample | None = None
     for i, entry in enumerate(entries):
-        if isinstance(entry, Failure):
+        if not isinstance(entry, Sample):
             continue
         first = first or entry
         if different := _difference(entry, first):

@@ -1,4 +1,4 @@
-"""The two kinds of bad input: a configuration that stops the run, a sample that does not."""
+"""What ends a run, a batch or a sample early."""
 
 
 class ConfigError(ValueError):
@@ -7,3 +7,15 @@ class ConfigError(ValueError):
 
 class SampleError(ValueError):
     """One sample cannot be used: what was found, what was expected. The run goes on without it."""
+
+
+class Stopped(Exception):
+    """The stop flag was seen between two steps: the batch is given up, what is written stays."""
+
+
+class OutputError(OSError):
+    """The output cannot be written: which file, why. The run can go on from there. Exit code 1."""
+
+
+class TooManyFailed(Exception):
+    """More samples failed than --max-failed allows. Exit code 4."""

@@ -7,7 +7,7 @@ import platform
 import queue
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,12 +15,18 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
 import reddiff_pl
+from reddiff_pl import stop
 from reddiff_pl.datamodule import Batch
+from reddiff_pl.errors import TooManyFailed
 from reddiff_pl.restoration import Restored
 from reddiff_pl.shards import decode
-from reddiff_pl.shards.reader import Failure
+from reddiff_pl.shards.reader import Failure, RawSample
+from reddiff_pl.shards.samples import Sample
 
 log = logging.getLogger(__name__)
+
+ENOUGH_TO_JUDGE = 20
+DRAIN_SECONDS = 20
 
 
 def versions() -> dict[str, str]:
@@ -46,10 +52,18 @@ class ShardOutput(Callback):
 
     Args:
         info: what each sidecar says beside its counts.
+        max_failed: share of failed samples above which the run stops, looked at from `ENOUGH_TO_JUDGE` samples on.
+        committed: called with the name of each shard that is finished.
     """
 
-    def __init__(self, info: Mapping[str, Any]) -> None:
-        self.info = info
+    def __init__(
+        self,
+        info: Mapping[str, Any],
+        max_failed: float = 1.0,
+        committed: Callable[[str], None] | None = None,
+    ) -> None:
+        self.info, self.max_failed, self.committed = info, max_failed, committed
+        self._seen = self._failed = 0
         self._queue: queue.Queue[tuple[Batch, Restored | None] | None] = queue.Queue(maxsize=2)
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -69,7 +83,13 @@ class ShardOutput(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         self._raise()
+        self._seen += len(batch.entries)
+        self._failed += sum(isinstance(entry, Failure) for entry in batch.entries)
         self._queue.put((batch, outputs))
+        if self._seen >= ENOUGH_TO_JUDGE and self._failed > self.max_failed * self._seen:
+            raise TooManyFailed(
+                f"{self._failed} of {self._seen} samples failed, more than --max-failed {self.max_failed}"
+            )
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.drain()
@@ -82,7 +102,7 @@ class ShardOutput(Callback):
         """Write what is in the queue, and end the thread."""
         if self._thread is not None and self._thread.is_alive():
             self._queue.put(None)
-            self._thread.join()
+            self._thread.join(DRAIN_SECONDS if stop.requested() else None)
 
     def _raise(self) -> None:
         if self._error is not None:
@@ -102,11 +122,14 @@ class ShardOutput(Callback):
         assert writer is not None
         row = -1
         for entry in batch.entries:
-            row += not isinstance(entry, Failure)
+            row += isinstance(entry, Sample)
             if writer.has(entry):
                 continue
             if isinstance(entry, Failure):
                 write_failure(batch, entry)
+                continue
+            if isinstance(entry, RawSample):
+                writer.copy(entry.key)
                 continue
             assert restored is not None
             members = [("png", decode.png(restored.images[row]))]
@@ -115,6 +138,9 @@ class ShardOutput(Callback):
             writer.write(entry.key, members, {**entry.meta, **restored.metrics[row], "seed": self._seed})
         if batch.last:
             writer.commit(batch.complete, {**self.info, "versions": versions()})
+            log.info("shard %s: finished, %d samples", writer.name, len(writer.done))
+            if self.committed is not None:
+                self.committed(writer.name)
 
 
 class Progress(Callback):

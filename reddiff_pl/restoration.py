@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from reddiff_pl.physics import MeasurementNoise, bind
 from reddiff_pl.priors import Prior
 from reddiff_pl.samplers import Sampler, SeededNoise, run
 from reddiff_pl.shards.samples import to_uint8
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -68,6 +71,7 @@ class Restoration(LightningModule):
         self.prior, self.physics, self.sampler, self.noise = prior, physics, sampler, noise
         self.keep_steps, self.noise_device, self.seed = keep_steps, noise_device, seed
         self.should_stop: Callable[[], bool] = lambda: False
+        self._rows = 0  # images restored at a time, once memory has run out; 0: the whole batch
 
     def check(self) -> None:
         """Start the sampler on an empty image, so that options that do not fit the prior stop before any work.
@@ -90,22 +94,42 @@ class Restoration(LightningModule):
         if batch.y is None:
             return None
         assert self.physics is not None
+        batch_size, n = len(batch.y), len(batch.samples)
+        rows = min(self._rows or batch_size, batch_size)
+        while True:
+            try:
+                parts = [self._restore(batch, start, start + rows) for start in range(0, batch_size, rows)]
+                break
+            except torch.OutOfMemoryError:
+                if rows == 1:
+                    raise
+                rows = self._rows = rows // 2
+                log.warning(
+                    "out of memory: from here on %d images at a time, in batches of %d", rows, batch_size
+                )
+            torch.cuda.empty_cache()  # outside the handler, which keeps the failed step's tensors alive
+        images = torch.cat([images for images, _ in parts])
+        strips = [strip for _, strips in parts for strip in strips]
         bind(self.physics, batch.params)
-        noise = SeededNoise(self.seed, batch.keys, batch.y.device, self.noise_device)
+        return Restored(images[:n].cpu(), self._metrics(images, batch), strips[:n])
+
+    def _restore(self, batch: Batch, start: int, end: int) -> tuple[Tensor, list[Tensor]]:
+        """Rows of a batch restored: images as uint8, and their strips."""
+        assert self.physics is not None and batch.y is not None
+        y, rows = batch.y[start:end], slice(start, end)
+        bind(self.physics, {name: value[rows] for name, value in batch.params.items()})
         kept = _KeptSteps(self.keep_steps)
         x = run(
             self.sampler,
-            batch.y,
+            y,
             self.physics,
             self.prior,
-            noise,
-            batch.label,
+            SeededNoise(self.seed, batch.keys[rows], y.device, self.noise_device),
+            batch.label[rows] if batch.label is not None else None,
             callback=kept if self.keep_steps else None,
             should_stop=self.should_stop,
         )
-        images = to_uint8(x)
-        n = len(batch.samples)
-        return Restored(images[:n].cpu(), self._metrics(images, batch), kept.strips(n))
+        return to_uint8(x), kept.strips(len(y))
 
     def _metrics(self, images: Tensor, batch: Batch) -> list[dict[str, float | None]]:
         """To 4 decimals; an infinite PSNR is None."""

@@ -1,30 +1,14 @@
-"""Shards and runs that the tests share."""
+"""Fixtures that all tests share."""
 
 from __future__ import annotations
 
-import io
-import json
 import tarfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-
-from reddiff_pl.shards.tar import END, encode
-
-VAL_SHARD = Path(__file__).parent / "data" / "val-000000.tar"
-CONFIGS = Path(__file__).parents[1] / "configs"
-
-# a prior without a network makes the path through all rooms quick
-QUICK = [
-    "--config",
-    str(CONFIGS / "priors" / "gaussian.yaml"),
-    "--model.sampler.init_args.steps=4",
-    "--trainer.accelerator=cpu",
-]
+from helpers import VAL_SHARD
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -56,40 +40,11 @@ def reddiff(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]
     return run
 
 
-def write_shard(path: Path, samples: Sequence[tuple[str, Mapping[str, bytes]]]) -> Path:
-    """A tar of (key, {file name after the first dot: content})."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = b"".join(
-        encode([(f"{key}.{name}", data) for name, data in files.items()]) for key, files in samples
-    )
-    path.write_bytes(content + END)
-    return path
+@pytest.fixture
+def tasks(tmp_path):
+    """Runs commands in processes of their own."""
+    from run_tasks import Tasks
 
-
-def read_tar(path: Path) -> dict[str, bytes]:
-    """All members in order."""
-    with tarfile.open(path) as archive:
-        return {m.name: archive.extractfile(m).read() for m in archive}
-
-
-def restored_keys(path: Path) -> list[str]:
-    return [
-        name.removesuffix(".png") for name in read_tar(path) if name.endswith(".png") and name.count(".") == 1
-    ]
-
-
-def read_json(path: Path) -> dict:
-    return json.loads(path.read_text())
-
-
-def png(array: np.ndarray, **options) -> bytes:
-    """A PNG of an array."""
-    out = io.BytesIO()
-    Image.fromarray(array).save(out, "PNG", **options)
-    return out.getvalue()
-
-
-def npy(array: np.ndarray) -> bytes:
-    out = io.BytesIO()
-    np.save(out, array)
-    return out.getvalue()
+    tasks = Tasks(tmp_path)
+    yield tasks
+    tasks.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import CONFIGS, VAL_SHARD
+from helpers import CONFIGS, VAL_SHARD
 
 from reddiff_pl.cli import RestoreCLI
 

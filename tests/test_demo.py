@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import read_tar
+from helpers import read_tar
 from PIL import Image
 
 from reddiff_pl.demo import PHOTOS, TASKS

@@ -1,6 +1,7 @@
 """Samplers: from a measurement and a prior to an image. No input or output, no device names."""
 
-from reddiff_pl.samplers.base import Sampler, State, Stopped, run
+from reddiff_pl.errors import Stopped
+from reddiff_pl.samplers.base import Sampler, State, run
 from reddiff_pl.samplers.noise import Noise, ReplayedNoise, SeededNoise
 from reddiff_pl.samplers.reddiff import REDDiff
 

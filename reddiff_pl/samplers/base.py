@@ -9,6 +9,7 @@ import torch
 from deepinv.physics import Physics
 from torch import Tensor
 
+from reddiff_pl.errors import Stopped
 from reddiff_pl.priors.base import Prior
 from reddiff_pl.samplers.noise import Noise
 
@@ -59,10 +60,6 @@ class Sampler:
     def step(self, state: State) -> State:
         """The state one step later."""
         raise NotImplementedError
-
-
-class Stopped(Exception):
-    """The stop flag was seen between two steps; the batch is given up."""
 
 
 def run(

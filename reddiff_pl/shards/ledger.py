@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -13,12 +14,31 @@ from reddiff_pl.shards.layout import Run
 
 
 def read_sidecar(run: Run, name: str) -> dict[str, Any] | None:
-    """A finished shard's sidecar; None when it is not there or not whole."""
+    """A committed shard's sidecar; None when it is not there, damaged, or not that of the tar beside it.
+
+    The tar is synced before its sidecar is written. One that is newer was replaced afterwards (by a crash between
+    the two, or by hand), and only then is its hash worth reading it.
+    """
+    path, tar = run.sidecar(name), run.tar(name)
     try:
-        sidecar = json.loads(run.sidecar(name).read_text())
-    except (OSError, ValueError):
+        sidecar = json.loads(path.read_text())
+        committed, found = path.stat(), tar.stat()
+        if found.st_size != sidecar["tar_bytes"]:
+            return None
+        if found.st_mtime_ns > committed.st_mtime_ns and sha256(tar) != sidecar["tar_sha256"]:
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return sidecar if isinstance(sidecar, dict) and run.tar(name).is_file() else None
+    return sidecar
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def finished(run: Run, name: str) -> dict[str, Any] | None:

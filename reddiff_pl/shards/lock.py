@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 from pathlib import Path
 
 from reddiff_pl.errors import ConfigError
@@ -42,8 +43,23 @@ class ShardLock:
                 "without them two tasks could write one shard: choose another directory"
             ) from error
         self._fd = fd
-        os.write(fd, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode() + b"\n")
         return True
+
+    def sign(self, task: int, done: int) -> None:
+        """Say who holds the lock, for `status` and for the tasks that find it held.
+
+        Args:
+            task: the holder's rank.
+            done: samples already in the shard.
+        """
+        line = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "task": task,
+            "time": time.time(),
+            "done": done,
+        }
+        os.write(self._fd, json.dumps(line).encode() + b"\n")
 
     def attempts(self) -> int:
         """How often this shard was taken up, this time included."""
@@ -63,6 +79,6 @@ def holder(path: Path) -> str:
     """Who took the lock last, for a log line."""
     try:
         last = json.loads(path.read_text().splitlines()[-1])
-        return f"{last['host']} process {last['pid']}"
+        return f"task {last['task']} ({last['host']} process {last['pid']})"
     except (OSError, ValueError, IndexError, KeyError):
         return "another task"

@@ -76,18 +76,24 @@ def assigned(shards: Sequence[Shard], rank: int, world: int) -> list[Shard]:
 
 
 def is_remote(url: str) -> bool:
-    """Whether `url` is not a path: http:, s3:, pipe:, ..."""
-    return re.match(r"[a-z][a-z0-9+.-]+:", url) is not None
+    """Whether `url` is not a path: http://, s3://, pipe:, NAME=pipe:, ..."""
+    return re.match(r"([^=]*=)?pipe:|[a-z][a-z0-9+.-]*(://|::)", url) is not None
 
 
 def _expand(pattern: str) -> list[str]:
+    if pipe := re.fullmatch(r"(?:([^=]*)=)?pipe:(.*)", pattern, re.DOTALL):
+        return _expand_pipe(pattern, pipe[1], pipe[2])
     try:
         urls = list(braceexpand(pattern))
     except ValueError as error:
         raise ConfigError(f"--data.shards: {pattern}: {error}") from error
     found: list[str] = []
     for url in urls:
-        if is_remote(url) or os.path.isfile(url):
+        if is_remote(url):
+            from reddiff_pl.shards import stores
+
+            found.extend(stores.expand(url))
+        elif os.path.isfile(url):
             found.append(url)
         elif glob.has_magic(url):
             found.extend(sorted(glob.glob(url, recursive=True)))
@@ -99,13 +105,40 @@ def _expand(pattern: str) -> list[str]:
     return found
 
 
+def _expand_pipe(pipe: str, name: str | None, command: str) -> list[str]:
+    """Braces of the name and of the command go together; without any in the name, the shell gets the command as is."""
+    if not name:
+        raise ConfigError(f"--data.shards: {pipe}: give the shard a name: NAME=pipe:COMMAND")
+    try:
+        names = list(braceexpand(name))
+        commands = [command] if names == [name] else list(braceexpand(command, escape=False))
+    except ValueError as error:
+        raise ConfigError(f"--data.shards: {pipe}: {error}") from error
+    if len(names) != len(commands):
+        raise ConfigError(f"--data.shards: {pipe}: {len(names)} names for {len(commands)} commands")
+    for name in names:
+        if name != posixpath.normpath(name) or name.startswith(("/", ".")) or not name.isprintable():
+            raise ConfigError(
+                f"--data.shards: {name}=pipe: the name must be a relative path, without . or .."
+            )
+    return [f"{name}=pipe:{command}" for name, command in zip(names, commands, strict=True)]
+
+
 def _names(urls: Sequence[str]) -> list[str]:
-    paths = [
-        re.sub(r"^[a-z][a-z0-9+.-]+:/*", "", url) if is_remote(url) else os.path.abspath(url) for url in urls
-    ]
-    paths = [re.sub(r"\.(tar|tar\.gz|tgz)$", "", path) for path in paths]
-    prefix = posixpath.commonpath([posixpath.dirname(path) for path in paths])
-    return [posixpath.relpath(path, prefix) if prefix else path for path in paths]
+    given = {url: url.partition("=pipe:")[0] for url in urls if re.match(r"[^=]*=pipe:", url)}
+    # a URL's query, which may hold a signature, is no part of the name
+    paths = {
+        url: re.sub(
+            r"(\.tar\.gz|\.tar|\.tgz)([?#].*)?$", r"", posixpath.normpath(re.sub("^.*?:/+", "/", url))
+        )
+        if is_remote(url)
+        else os.path.abspath(url)
+        for url in urls
+        if url not in given
+    }
+    prefix = posixpath.commonpath([posixpath.dirname(path) for path in paths.values()]) if paths else ""
+    names = [given[url] if url in given else posixpath.relpath(paths[url], prefix) for url in urls]
+    return [re.sub(r"\.(tar|tar\.gz|tgz)$", "", name) for name in names]
 
 
 def _image_shards(folder: str) -> list[Shard]:

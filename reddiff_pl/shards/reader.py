@@ -110,9 +110,9 @@ def _read_tar(shard: Shard) -> Iterator[RawSample | Failure]:
 def _open(url: str) -> IO[bytes]:
     if not is_remote(url):
         return open(url, "rb")
-    from webdataset.gopen import gopen  # imports torch
+    from reddiff_pl.shards.stores import open_url
 
-    return gopen(url)
+    return open_url(url)
 
 
 def _is_safe(key: str) -> bool:

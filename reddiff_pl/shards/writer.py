@@ -2,22 +2,23 @@
 
 Each sample is appended in one write with its .json member last, so a shard cut anywhere is taken up at its
 last whole sample. The order of the commit is: the .partial synced, renamed to .tar, the folder synced, the
-sidecar written. A tar without sidecar becomes a .partial again.
+sidecar written. A tar without a sidecar of its own becomes a .partial again.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from reddiff_pl.errors import OutputError
 from reddiff_pl.shards import tar
 from reddiff_pl.shards.layout import Run
-from reddiff_pl.shards.ledger import Sums, finished, read_sidecar, sync_folder, write_atomically
+from reddiff_pl.shards.ledger import Sums, finished, read_sidecar, sha256, sync_folder, write_atomically
 from reddiff_pl.shards.lock import ShardLock
 from reddiff_pl.shards.reader import Failure, RawSample
 
@@ -37,12 +38,16 @@ class ShardWriter:
     Args:
         run: the run's paths.
         name: the shard's name.
+        task: rank of this task.
+        retry_failed: write a finished shard anew, its failed samples tried again: the others are copied from
+            the old tar, which stays until the new one is whole.
     """
 
-    def __init__(self, run: Run, name: str) -> None:
-        self.run, self.name = run, name
+    def __init__(self, run: Run, name: str, task: int = 0, retry_failed: bool = False) -> None:
+        self.run, self.name, self.task, self.retry_failed = run, name, task, retry_failed
         self.done: set[str] = set()
         self.failed: dict[int, Failure] = {}
+        self._old: dict[str, tuple[int, int]] = {}
         self._lock = ShardLock(run.lock(name))
         self._fd = -1
         self._started = time.monotonic()
@@ -51,14 +56,21 @@ class ShardWriter:
         """Take the shard up where it was left.
 
         Returns:
-            False when another task is writing it or has finished it meanwhile.
+            False when another task is writing it, or there is nothing to do any more.
         """
         if not self._lock.acquire():
             return False
-        if finished(self.run, self.name) is not None:  # between the plan and the lock
+        sidecar = finished(
+            self.run, self.name
+        )  # again: it may have been finished between the plan and the lock
+        again = self.retry_failed and sidecar is not None and bool(sidecar["failed"])
+        if sidecar is not None and not again:
             self._lock.release(remove=True)
             return False
-        self._recover()
+        if again:
+            self._old = _extents(self.run.tar(self.name))
+        else:
+            self._recover()
         self._read_failures()
         self._fd = os.open(self.run.partial(self.name), os.O_RDWR | os.O_CREAT, 0o644)
         end = 0
@@ -68,6 +80,7 @@ class ShardWriter:
                 end = offset
         os.ftruncate(self._fd, end)
         os.lseek(self._fd, end, os.SEEK_SET)
+        self._lock.sign(self.task, len(self.done))
         return True
 
     def _recover(self) -> None:
@@ -84,14 +97,14 @@ class ShardWriter:
         path = self.run.failed(self.name)
         if not path.exists():
             return
-        for line in path.read_text().splitlines():
+        for line in path.read_text(errors="replace").splitlines():
             try:
                 failure = Failure(**json.loads(line))
             except (ValueError, TypeError):
                 continue  # a last line cut by a kill; the sample will fail again
             self.failed[failure.index] = failure
         # rewritten whole, so that what is appended does not continue a cut line
-        lines = [json.dumps(failure.__dict__) + "\n" for failure in self.failed.values()]
+        lines = [json.dumps(asdict(failure)) + "\n" for failure in self.failed.values()]
         write_atomically(path, "".join(lines).encode())
 
     def has(self, entry: RawSample | Sample | Failure) -> bool:
@@ -100,6 +113,10 @@ class ShardWriter:
             return entry.index in self.failed
         return entry.index in self.failed or entry.key in self.done
 
+    def kept(self, entry: RawSample | Sample | Failure) -> bool:
+        """Whether a sample was restored by the run whose failures are tried again, so that it is copied."""
+        return not isinstance(entry, Failure) and entry.key in self._old
+
     def write(self, key: str, members: Sequence[tuple[str, bytes]], record: Mapping[str, Any]) -> None:
         """Append a sample.
 
@@ -107,18 +124,46 @@ class ShardWriter:
             key: its key.
             members: (file name after the first dot, content).
             record: its .json member.
+
+        Raises:
+            OutputError: the file cannot be written.
         """
         record_json = json.dumps(record, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
         files = [(f"{key}.{suffix}", content) for suffix, content in [*members, ("json", record_json)]]
-        _write_all(self._fd, tar.encode(files))
+        self._append(tar.encode(files))
         self.done.add(key)
+
+    def copy(self, key: str) -> None:
+        """Append a sample as it is in the old tar."""
+        start, end = self._old[key]
+        with open(self.run.tar(self.name), "rb") as file:
+            file.seek(start)
+            self._append(file.read(end - start))
+        self.done.add(key)
+
+    def _append(self, content: bytes) -> None:
+        view = memoryview(content)
+        try:
+            while view:
+                view = view[os.write(self._fd, view) :]
+        except OSError as error:
+            raise self._output_error(error) from error
+
+    def _output_error(self, error: OSError) -> OutputError:
+        return OutputError(
+            f"cannot write {error.filename or self.run.partial(self.name)}: {error.strerror}; what is written is "
+            "whole, mend the cause and run the same command again"
+        )
 
     def fail(self, failure: Failure) -> None:
         """List a sample as failed."""
         if failure.index in self.failed:
             return
-        with open(self.run.failed(self.name), "ab") as file:
-            file.write(json.dumps(failure.__dict__).encode() + b"\n")
+        try:
+            with open(self.run.failed(self.name), "ab") as file:
+                file.write(json.dumps(asdict(failure)).encode() + b"\n")
+        except OSError as error:
+            raise self._output_error(error) from error
         self.failed[failure.index] = failure
 
     def commit(self, complete: bool, info: Mapping[str, Any]) -> None:
@@ -126,37 +171,44 @@ class ShardWriter:
 
         Args:
             complete: False when --limit cut it short: a later run goes on with it.
-            info: what else the sidecar says (versions, prior hash, digest of the inputs).
+            info: what else the sidecar says (versions, the prior's hash).
+
+        Raises:
+            OutputError: a file cannot be written; the shard stays a .partial.
         """
-        _write_all(self._fd, tar.END)
-        os.fsync(self._fd)
-        partial = self.run.partial(self.name)
+        try:
+            self._append(tar.END)
+            os.fsync(self._fd)
+            self._publish(complete, info)
+        except OSError as error:
+            raise error if isinstance(error, OutputError) else self._output_error(error) from error
+        self.close(remove_lock=True)
+
+    def _publish(self, complete: bool, info: Mapping[str, Any]) -> None:
+        partial, final = self.run.partial(self.name), self.run.tar(self.name)
         sums, restored = Sums(), 0
         with open(partial, "rb") as file:
             for _, _, record in tar.scan(file):
                 restored += 1
                 sums.add({name: value for name, value in json.loads(record).items() if name in METRICS})
-            file.seek(0)
-            digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else _sha256(file)
-        size = os.fstat(self._fd).st_size
-        os.replace(partial, self.run.tar(self.name))
-        sync_folder(partial.parent)
         sidecar = {
             "name": self.name,
             "complete": complete,
             "restored": restored,
-            "failed": [self.failed[index].__dict__ for index in sorted(self.failed)],
+            "failed": [asdict(self.failed[index]) for index in sorted(self.failed)],
             "metrics": sums.metrics,
             "seconds": round(time.monotonic() - self._started, 3),
+            "finished": time.time(),
             "host": socket.gethostname(),
             "attempts": self._lock.attempts(),
-            "tar_bytes": size,
-            "tar_sha256": digest.hexdigest(),
+            "tar_bytes": os.fstat(self._fd).st_size,
+            "tar_sha256": sha256(partial),
             **info,
         }
+        os.replace(partial, final)
+        sync_folder(final.parent)
         write_atomically(self.run.sidecar(self.name), json.dumps(sidecar, indent=1).encode() + b"\n")
         self.run.failed(self.name).unlink(missing_ok=True)
-        self.close(remove_lock=True)
 
     def close(self, remove_lock: bool = False) -> None:
         """Let go of the shard; without a commit before, the next run goes on with it."""
@@ -166,14 +218,11 @@ class ShardWriter:
         self._lock.release(remove=remove_lock)
 
 
-def _write_all(fd: int, content: bytes) -> None:
-    view = memoryview(content)
-    while view:
-        view = view[os.write(fd, view) :]
-
-
-def _sha256(file: Any) -> Any:
-    digest = hashlib.sha256()  # Python 3.10 has no file_digest
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest
+def _extents(path: Any) -> dict[str, tuple[int, int]]:
+    """Where each sample of a shard lies: {key: (first byte, byte after the last)}."""
+    extents, start = {}, 0
+    with open(path, "rb") as file:
+        for key, end, _ in tar.scan(file):
+            extents[key] = (start, end)
+            start = end
+    return extents

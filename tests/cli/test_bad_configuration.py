@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import CONFIGS, QUICK, VAL_SHARD
+from helpers import CONFIGS, QUICK, VAL_SHARD
 
 TASK = ["--config", str(CONFIGS / "tasks" / "inpainting_random.yaml")]
 SHARDS = ["--data.shards", str(VAL_SHARD)]

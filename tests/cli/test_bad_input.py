@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 import pytest
-from conftest import CONFIGS, QUICK, npy, png, read_json, restored_keys, write_shard
+from helpers import CONFIGS, QUICK, npy, png, read_json, restored_keys, write_shard
 from PIL import Image
 
 RANDOM = ["--config", str(CONFIGS / "tasks" / "inpainting_random.yaml")]

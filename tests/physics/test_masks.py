@@ -172,9 +172,10 @@ def test_freeform_brush_sets_the_width() -> None:
     assert width((0.2, 0.2)) > 2 * width((0.05, 0.05))
 
 
-def test_freeform_reaches_all_places() -> None:
+@pytest.mark.parametrize("size", [(32, 32), (24, 72), (72, 24)], ids=str)
+def test_freeform_reaches_all_places(size: tuple[int, int]) -> None:
     """No corner of the image is spared, none always missing."""
-    share = 1 - torch.stack(draws(FreeFormMask(), (32, 32))).mean(0)
+    share = 1 - torch.stack(draws(FreeFormMask(), size)).mean(0)
     blocks = torch.nn.functional.avg_pool2d(share[None], 8)
     assert blocks.min() > 0.05
     assert blocks.max() < 0.5

@@ -1,6 +1,6 @@
 """An image's result does not depend on its batch: not on its size, its order, nor on the other images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -15,6 +15,15 @@ from reddiff_pl.samplers import REDDiff, SeededNoise, run
 
 ORDERS = ["descending", "random", "random_without_replacement"]
 KEYS = "abcd"
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """On a shared machine waiting for a second thread costs ten times the work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @cache

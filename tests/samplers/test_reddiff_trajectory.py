@@ -271,7 +271,7 @@ def test_parallel_form(K: int, antithetic: bool, sigma_x0: float) -> None:
 
 
 def test_explicit_timesteps() -> None:
-    times = [700, 13, 13, 999, 0]
+    times = [999, 700, 13, 13, 0]
     check("sr4", {"timesteps": times}, times=[times] * BATCH)
 
 

@@ -1,0 +1,225 @@
+"""A real SLURM on this machine: two nodes, on ports and paths of its own, taken down with the tests."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
+PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"  # where the daemons are, also for who is not root
+
+CONF = """\
+ClusterName=reddiff
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={ports[0]}
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+CredType=cred/munge
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/%n.log
+SlurmdParameters=config_overrides
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+SchedulerType=sched/backfill
+SchedulerParameters=batch_sched_delay=0,sched_interval=5
+JobRequeue=1
+ReturnToService=2
+MpiDefault=none
+MaxArraySize=5
+KillWait=5
+SlurmdTimeout=9
+MinJobAge=3600
+GresTypes=gpu
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=4 Gres=gpu:2
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=4 Gres=gpu:2
+PartitionName=main Nodes=n1,n2 Default=YES MaxTime=60 State=UP
+"""
+
+
+class Slurm:
+    """A cluster of the nodes n1 and n2, each of 4 CPUs and 2 GPUs in name only.
+
+    Args:
+        folder: configuration, sockets, state and logs of its daemons.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.env = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
+        self.env |= {"PATH": PATH, "SLURM_CONF": str(folder / "slurm.conf"), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        self.daemons: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self) -> None:
+        """Bring the daemons up, each in the foreground as a child of this process."""
+        key = self.folder / "munge.key"
+        key.write_bytes(secrets.token_bytes(1024))
+        key.chmod(0o400)
+        (self.folder / "state").mkdir()
+        for name in ("gpu0", "gpu1"):
+            (self.folder / name).symlink_to("/dev/null")  # SLURM wants a device file
+        (self.folder / "gres.conf").write_text(f"Name=gpu File={self.folder}/gpu[0-1]\n")
+        (self.folder / "cgroup.conf").touch()
+        conf = CONF.format(
+            folder=self.folder, user=getpass.getuser(), host=socket.gethostname(), ports=_free_ports(3)
+        )
+        (self.folder / "slurm.conf").write_text(conf)
+        paths = {name: self.folder / f"munge.{name}" for name in ("socket", "pid", "log", "seed")}
+        self._daemon(
+            "munged",
+            ["munged", "--foreground", "--force", f"--key-file={key}", f"--socket={paths['socket']}"]
+            + [f"--{name}-file={paths[name]}" for name in ("pid", "log", "seed")],
+        )
+        _wait(paths["socket"].exists, "munged to answer", 10)
+        self._daemon("slurmctld", ["slurmctld", "-D", "-c"])
+        self.start_node("n1")
+        self.start_node("n2")
+        self.wait_for_nodes("idle")
+
+    def _daemon(self, name: str, command: list[str]) -> None:
+        with open(self.folder / f"{name}.stdout", "ab") as log:
+            self.daemons[name] = subprocess.Popen(
+                command, env=self.env, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self.folder
+            )
+
+    def start_node(self, node: str) -> None:
+        self._daemon(node, ["slurmd", "-D", "-N", node])
+
+    def kill_node(self, node: str) -> None:
+        """Kill a node's slurmd; what runs on the node runs on."""
+        daemon = self.daemons.pop(node)
+        daemon.kill()
+        daemon.wait()
+
+    def stop(self) -> None:
+        """End the jobs and the daemons, and no other process."""
+        if "slurmctld" in self.daemons:
+            self.run("scancel", "--user", getpass.getuser(), check=False)
+        for name in ("n1", "n2", "slurmctld", "munged"):
+            if daemon := self.daemons.pop(name, None):
+                daemon.terminate()
+                try:
+                    daemon.wait(10)
+                except subprocess.TimeoutExpired:
+                    daemon.kill()
+                    daemon.wait()
+        for pid in self._own_processes():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+    def _own_processes(self) -> list[int]:
+        """Steps and jobs that outlived their slurmd: this cluster's configuration is in their environment."""
+        mark = f"SLURM_CONF={self.folder}/".encode()
+        found = []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            try:
+                if any(item.startswith(mark) for item in path.read_bytes().split(b"\0")):
+                    found.append(int(path.parent.name))
+            except OSError:  # ended meanwhile, or not ours
+                continue
+        return [pid for pid in found if pid != os.getpid()]
+
+    def run(self, *command: str | Path, check: bool = True, **env: str) -> str:
+        """Run a command against this cluster; returns what it printed."""
+        done = subprocess.run(
+            [str(part) for part in command],
+            env={**self.env, **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=self.folder,
+        )
+        assert not check or done.returncode == 0, f"{command}: {done.stdout}"
+        return done.stdout
+
+    def sbatch(self, *arguments: str | Path) -> str:
+        """Submit; returns the job's number."""
+        return self.run("sbatch", "--parsable", *arguments).strip().split(";")[0]
+
+    def reddiff(self, *arguments: str | Path, check: bool = True) -> str:
+        return self.run(sys.executable, "-m", "reddiff_pl", *arguments, check=check)
+
+    def job(self, job: str) -> dict[str, str]:
+        """A job's fields as `scontrol show job` names them."""
+        words = self.run("scontrol", "show", "job", "--oneliner", job).split()
+        return dict(word.split("=", 1) for word in words if "=" in word)
+
+    def state(self, job: str) -> str:
+        return self.job(job)["JobState"]
+
+    def wait_for_job(self, job: str, *states: str, timeout: float = 120) -> dict[str, str]:
+        """Wait until a job is in one of `states`; returns its fields."""
+        _wait(lambda: self.state(job) in states, f"job {job} to be {states}", timeout, lambda: self.job(job))
+        return self.job(job)
+
+    def wait_for_nodes(self, state: str) -> None:
+        def there() -> bool:
+            states = self.run("sinfo", "--noheader", "--Node", "--format=%T", check=False).split()
+            return states == [state, state]
+
+        _wait(there, f"the nodes to be {state}", 60, lambda: self.run("sinfo", "--Node", check=False))
+
+    def start_now(self, job: str) -> None:
+        """Let a requeued job start, which SLURM makes wait for two minutes."""
+        self.wait_for_job(job, "PENDING")
+        self.run("scontrol", "update", f"jobid={job}", "starttime=now")
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def _wait(
+    condition: Callable[[], bool], what: str, timeout: float, report: Callable[[], object] = lambda: ""
+) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {timeout:.0f} s for {what}; {report()}")
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[Slurm]:
+    """A running cluster; without SLURM the tests that need it skip."""
+    missing = [program for program in PROGRAMS if shutil.which(program, path=PATH) is None]
+    if missing:
+        pytest.skip(f"needs a real SLURM, not found: {', '.join(missing)} (apt-get install slurm-wlm munge)")
+    # not in pytest's folder: munged wants one that all can enter, and a socket's path must be short
+    folder = Path(tempfile.mkdtemp(prefix="reddiff-slurm-"))
+    folder.chmod(0o755)
+    cluster = Slurm(folder)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,122 @@
+"""Tasks as processes of their own, to be killed, stopped and started again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from helpers import CONFIGS, png, read_json, restored_keys, write_shard
+
+TINY = [
+    *("--config", str(CONFIGS / "priors" / "gaussian.yaml")),
+    *("--config", str(CONFIGS / "tasks" / "inpainting_random.yaml")),
+    *("--model.prior.init_args.shape", "[3,16,16]", "--data.batch_size=4", "--trainer.accelerator=cpu"),
+]
+
+
+class Tasks:
+    """Starts tasks, and knows how they ended."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._zygote = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("zygote.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "COUNT_FILE": str(folder / "count"), "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        self._alive: set[int] = set()
+
+    def _ask(self, message: object) -> int:
+        assert self._zygote.stdin and self._zygote.stdout
+        self._zygote.stdin.write(json.dumps(message) + "\n")
+        self._zygote.stdin.flush()
+        return int(self._zygote.stdout.readline())
+
+    def start(self, *argv: object) -> int:
+        """Start `reddiff argv...`; returns its process id. What it prints goes to `printed`."""
+        pid = self._ask([str(self.printed), *map(str, argv)])
+        self._alive.add(pid)
+        return pid
+
+    def wait(self, pid: int) -> int:
+        """Its exit code; negative for a signal."""
+        self._alive.discard(pid)
+        return self._ask(pid)
+
+    def kill(self, pid: int, number: int = signal.SIGKILL) -> None:
+        os.kill(pid, number)
+
+    def run(self, *argv: object) -> int:
+        return self.wait(self.start(*argv))
+
+    def computed(self) -> int:
+        """Images that a CountingREDDiff has begun to restore, in all tasks."""
+        return sum(map(int, (self.folder / "count").read_text().split()))
+
+    @property
+    def printed(self) -> Path:
+        return self.folder / "printed.log"
+
+    def close(self) -> None:
+        for pid in self._alive:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self._zygote.kill()
+        self._zygote.wait()
+
+
+def tiny_shards(folder: Path, shards: int, samples: int) -> Path:
+    """Shards of 16x16 images; returns their pattern."""
+    generator = np.random.default_rng(0)
+    for i in range(shards):
+        images = [
+            (f"s{i}-{j:03d}", {"png": png(generator.integers(0, 255, (16, 16, 3), dtype=np.uint8))})
+            for j in range(samples)
+        ]
+        write_shard(folder / f"{i:06d}.tar", images)
+    return folder / "*.tar"
+
+
+def written(out: Path) -> int:
+    """Bytes written so far."""
+    total = 0
+    for path in (out / "shards").glob("*.tar*"):
+        try:
+            total += path.stat().st_size
+        except FileNotFoundError:
+            pass  # renamed meanwhile
+    return total
+
+
+def wait_until(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came to that"
+        time.sleep(0.005)
+
+
+def assert_everything_once(out: Path, shards: int, samples: int) -> None:
+    """Every key of `tiny_shards` exactly once, in order, and nothing left behind."""
+    keys = [key for i in range(shards) for key in restored_keys(out / "shards" / f"{i:06d}.tar")]
+    assert keys == [f"s{i}-{j:03d}" for i in range(shards) for j in range(samples)]
+    assert max(Counter(keys).values()) == 1
+    for i in range(shards):
+        sidecar = read_json(out / "shards" / f"{i:06d}.json")
+        assert sidecar["complete"] and sidecar["restored"] == samples and not sidecar["failed"]
+    left = [path.name for path in (out / "shards").iterdir() if path.suffix not in (".tar", ".json")]
+    assert not left
+
+
+def tars(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((out / "shards").glob("*.tar"))}

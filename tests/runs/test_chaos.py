@@ -1,0 +1,73 @@
+"""Killed again and again over restarts with one, two and three tasks: everything once, and the same bytes."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+
+from helpers import CONFIGS, restored_keys, write_shard
+from run_tasks import TINY, assert_everything_once, tars, tiny_shards, wait_until, written
+
+
+def kill_at_random(tasks, command, out, kills: int, pause: float) -> int:
+    """Rounds of one, two and three tasks, each killed at a random time after the round's first written sample."""
+    chance = random.Random(0)
+    done = rounds = 0
+    while done < kills:
+        world = 1 + rounds % 3
+        rounds += 1
+        before = written(out)
+        running = [
+            tasks.start(*command, "--out", out, f"--rank={i}", f"--world={world}") for i in range(world)
+        ]
+        wait_until(lambda: written(out) != before)  # noqa: B023
+        for pid in chance.sample(running, world):
+            time.sleep(chance.uniform(0, pause))
+            tasks.kill(pid)
+            assert tasks.wait(pid) == -signal.SIGKILL, "it ended before it was killed: make the work longer"
+            done += 1
+    print(f"{done} kills in {rounds} rounds")
+    return rounds
+
+
+def test_thirty_kills(tasks, tmp_path):
+    shards, samples = 3, 60
+    pattern = tiny_shards(tmp_path / "in", shards, samples)
+    options = ["--model.sampler.class_path=counting.CountingREDDiff", "--model.sampler.init_args.steps=250"]
+    command = ["restore", *TINY, *options, "--data.shards", pattern]
+    assert tasks.run(*command, "--out", tmp_path / "calm") == 0
+    assert tasks.computed() == shards * samples
+    out = tmp_path / "chaos"
+    kill_at_random(tasks, command, out, kills=30, pause=0.1)
+    assert tasks.run(*command, "--out", out) == 0
+    assert_everything_once(out, shards, samples)
+    assert tars(out) == tars(tmp_path / "calm")
+    twice = tasks.computed() - 2 * shards * samples
+    print(f"{twice} of {shards * samples} samples computed more than once")
+    # a kill costs the batch in work, one waiting to be written, and the cut one's written part
+    assert twice <= 30 * 3 * 4
+
+
+def test_kills_with_the_bundled_prior(tasks, tmp_path, photos):
+    """A real network: the restarted run gives the bytes of the undisturbed one, with one task or three."""
+    names = list(photos)
+    for i in range(3):
+        samples = [(key, {"jpg": photos[key]}) for key in names[6 * i : 6 * i + 6]]
+        write_shard(tmp_path / "in" / f"{i}.tar", samples)
+    command = [
+        *("restore", "--config", CONFIGS / "tasks" / "superresolution_4x.yaml", "--trainer.accelerator=cpu"),
+        *(
+            "--model.sampler.init_args.steps=8",
+            "--data.batch_size=2",
+            "--data.shards",
+            tmp_path / "in" / "*.tar",
+        ),
+    ]
+    assert tasks.run(*command, "--out", tmp_path / "calm") == 0
+    out = tmp_path / "chaos"
+    kill_at_random(tasks, command, out, kills=3, pause=0.5)
+    running = [tasks.start(*command, "--out", out, f"--rank={i}", "--world=3") for i in range(3)]
+    assert [tasks.wait(pid) for pid in running] == [0, 0, 0]
+    assert tars(out) == tars(tmp_path / "calm")
+    assert [key for i in range(3) for key in restored_keys(out / "shards" / f"{i}.tar")] == names[:18]
