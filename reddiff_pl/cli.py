@@ -168,6 +168,10 @@ def restore(argv: list[str]) -> int:
         raise ConfigError(
             "--trainer.inference_mode: must be false; the sampler needs gradients of the operator"
         )
+    if str(cli.config.trainer.precision or "32-true") not in ("32", "32-true"):
+        raise ConfigError(
+            "--trainer.precision: leave it at 32; the network's is --model.prior.init_args.precision"
+        )
     if cli.config.model.physics is None:
         shards = plan(cli.config.data.shards, cli.config.data.images)
         if path := physics_beside(shards[0].url, cli.config.trust_physics):

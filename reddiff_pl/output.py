@@ -146,6 +146,8 @@ class ShardOutput(Callback):
 class Progress(Callback):
     """A bar with images restored, images/s and the time left, estimated from the share of the input read."""
 
+    _bar: tqdm | None = None
+
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         interactive = sys.stderr.isatty()
         self._bar = tqdm(
@@ -165,14 +167,17 @@ class Progress(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        assert self._bar is not None
         count = self._bar.n + len(batch.samples)
         self._bar.total = round(count / batch.fraction) if batch.fraction else None
         self._bar.set_description(batch.shard.name, refresh=False)
         self._bar.update(len(batch.samples))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._bar.total = self._bar.n
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.total = self._bar.n
+            self._bar.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()

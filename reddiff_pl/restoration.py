@@ -103,11 +103,11 @@ class Restoration(LightningModule):
             except torch.OutOfMemoryError:
                 if rows == 1:
                     raise
-                rows = self._rows = rows // 2
-                log.warning(
-                    "out of memory: from here on %d images at a time, in batches of %d", rows, batch_size
-                )
+                rows = rows // 2
             torch.cuda.empty_cache()  # outside the handler, which keeps the failed step's tensors alive
+        if rows < batch_size and not self._rows:
+            self._rows = rows
+            log.warning("out of memory: from here on %d images at a time, in batches of %d", rows, batch_size)
         images = torch.cat([images for images, _ in parts])
         strips = [strip for _, strips in parts for strip in strips]
         bind(self.physics, batch.params)

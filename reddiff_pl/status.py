@@ -11,7 +11,6 @@ import math
 import os
 import re
 import signal
-import socket
 import struct
 import sys
 import time
@@ -32,7 +31,7 @@ STALE = 900.0  # seconds without a sample after which a running shard looks stal
 SKEW = 60.0  # seconds that the clocks of two hosts may be apart
 HEADERS = 200_000  # tar headers read at most; samples beyond are estimated from the size
 KINDS = 100  # kinds of failures told apart
-LINES = 20  # entries of a list shown on the terminal
+LINES = 10  # entries of a list shown on the terminal
 
 ALL_RESTORED, SOME_FAILED, INTERRUPTED = 0, 3, 130
 Kinds = dict[str, dict[str, Any]]  # {kind of reason: {count, shard and key of one}}
@@ -146,9 +145,7 @@ def render(report: Mapping[str, Any]) -> str:
     order = {"left behind": 0, "running": 2}
     working = sorted(report["working"], key=lambda entry: order[entry["state"]] - entry["stale"])
     block("unfinished", [_line(entry) for entry in working])
-    block(
-        "damaged", [f"{e['name']}  {e['reason']}; the next run takes it up again" for e in report["damaged"]]
-    )
+    block("damaged", [f"{entry['name']}  {entry['reason']}" for entry in report["damaged"]])
     # keys and reasons come with the data: nothing in them may steer the terminal
     return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines)
 
@@ -163,7 +160,7 @@ def _line(entry: Mapping[str, Any]) -> str:
     who = f"{task}{entry['host']} process {entry['pid']}" if entry["host"] else "an unknown task"
     age = entry["seconds_since_sample"]
     samples = f"{'' if entry['exact'] else 'about '}{entry['samples']:,} samples"
-    last = "" if age is None else f", the last {_span(age)} ago"
+    last = "" if age is None else f", {'the last' if entry['samples'] else 'taken up'} {_span(age)} ago"
     if entry["state"] == "left behind":
         return f"{entry['name']}  {samples}{last}; left behind by {who}: will be taken up"
     return f"{entry['name']}  {samples}{last}; {who}{': looks stale' if entry['stale'] else ''}"
@@ -205,8 +202,7 @@ def survey(
             if account is not None:
                 finished[name] = accounts[name, inode] = account
                 continue
-            fits = "it cannot be read or is not of this tar" if f"{name}.tar" in files else "it has no tar"
-            damaged.append({"name": name, "reason": f"bad sidecar: {fits}"})
+            damaged.append({"name": name, "reason": _damage(run, name)})
         if f"{name}.lock" in files or f"{name}.tar.partial" in files:
             taken.append(name)
     working = {name: _work(run, name, now, HEADERS // len(taken)) for name in taken}
@@ -239,13 +235,15 @@ def survey(
         "out": str(run.out),
         "time": now,
         "complete": 0 < len(names) == done,
-        "notes": [f"{len(extra):,} shards in OUT are not among the inputs of config.yaml"] if extra else [],
+        "notes": [f"not among the inputs of config.yaml: {len(extra):,} of the shards in OUT"]
+        if extra
+        else [],
         "shards": {
             "total": len(names),
             "done": done,
             "running": len(running),
             "left_behind": len(working) - len(running),
-            "pending": len(names) - done - len(working),
+            "pending": len(names) - done - len(working),  # those that --limit cut short among them
             "cut_by_limit": len(finished) - done,
         },
         "samples": {
@@ -273,9 +271,8 @@ def _planned(run: Run) -> dict[str, int]:
     Raises:
         ConfigError: there is no config.yaml, or its inputs are not there.
     """
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a list of 10,000 shards takes seconds without C
     try:
-        data = yaml.load(run.config.read_bytes(), loader)["data"]
+        data = yaml.safe_load(run.config.read_bytes())["data"]
         shards = plan(data.get("shards"), data.get("images"))
     except OSError as error:
         raise ConfigError(f"{error.filename or run.config}: {error.strerror}") from error
@@ -303,6 +300,13 @@ def _files(run: Run) -> dict[str, int]:
         raise ConfigError(f"OUT: {run.out} is not the output directory of a run")
     except OSError as error:
         raise ConfigError(f"OUT: {error.filename} cannot be read: {error.strerror}") from error
+
+
+def _damage(run: Run, name: str) -> str:
+    if read_sidecar(run, name) is not None:
+        return "its sidecar is not as it was written: remove it, and the next run takes the shard up again"
+    what = "cannot be read or is not of this tar" if run.tar(name).exists() else "has no tar"
+    return f"its sidecar {what}: the next run takes the shard up again"
 
 
 def _account(run: Run, name: str) -> dict[str, Any] | None:
@@ -340,17 +344,15 @@ def _work(run: Run, name: str, now: float, most: int) -> dict[str, Any]:
     kinds: Kinds = {}
     with contextlib.suppress(OSError), open(run.failed(name), "rb") as file:
         for entry in file:
-            with contextlib.suppress(
-                ValueError, TypeError, KeyError, AttributeError
-            ):  # the last one may be cut
+            # the last line may be cut
+            with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
                 _fail(kinds, json.loads(entry))
     taken, before = _number(line.get("time")), _number(line.get("done"))
     times = [moment for moment in (taken, last) if moment is not None]
     age = max(now - max(times), 0.0) if times else None
-    elsewhere = line.get("host") not in (None, socket.gethostname())
-    # a mount with local locks does not show those of other hosts, but their samples
-    seen = held is not False or (elsewhere and age is not None and age < STALE)
-    state = "running" if seen else "left behind"
+    if held is None:  # no answer: fresh samples show that somebody is at work
+        held = age is not None and age < STALE
+    state = "running" if held else "left behind"
     fresh = samples - int(before) if before is not None else 0
     return {
         "state": state,
@@ -464,7 +466,7 @@ def kind_of(reason: str) -> str:
     """A reason without what differs between samples: numbers become N, paths PATH, what is quoted '...'."""
     kind = re.sub(r"'[^']*'|\"[^\"]*\"", "'...'", reason[:1000])
     kind = re.sub(r"[^\s(,;]*/[^\s),;]*[^\s),;:.]", "PATH", kind)
-    kind = re.sub(r"\b(?!(?:u?int|b?float|complex)\d+\b)(?:[\w.-]*\d)(?:[\w.-]*\w)?", "N", kind)
+    kind = re.sub(r"(?<![\w.-])-?\b(?!(?:u?int|b?float|complex)\d+\b)[\w.-]*\d(?:[\w.-]*\w)?", "N", kind)
     return kind[:200]
 
 

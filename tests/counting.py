@@ -1,9 +1,11 @@
-"""RED-diff that writes down how many images it begins to restore."""
+"""RED-diff that counts its work, runs out of memory, or crashes."""
 
 from __future__ import annotations
 
 import os
 from typing import Any
+
+import torch
 
 from reddiff_pl.samplers import REDDiff
 
@@ -16,3 +18,38 @@ class CountingREDDiff(REDDiff):
             with open(os.environ["COUNT_FILE"], "a") as file:
                 file.write(f"{len(y)}\n")
         return super().init(y, *args, **kwargs)
+
+
+class NarrowREDDiff(REDDiff):
+    """Has memory for one image at a time."""
+
+    def init(self, y: Any, *args: Any, **kwargs: Any) -> Any:
+        if len(y) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().init(y, *args, **kwargs)
+
+
+class EndingREDDiff(REDDiff):
+    """Raises StopIteration in its second batch."""
+
+    begun = 0
+
+    def step(self, state: Any) -> Any:
+        if state.step == 0:
+            EndingREDDiff.begun += 1
+        if EndingREDDiff.begun == 2:
+            raise StopIteration
+        return super().step(state)
+
+
+class CrashingREDDiff(REDDiff):
+    """Crashes in its third batch."""
+
+    begun = 0
+
+    def step(self, state: Any) -> Any:
+        if state.step == 0:
+            CrashingREDDiff.begun += 1
+        if CrashingREDDiff.begun == 3:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return super().step(state)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from deepinv.physics import Physics
 from torch import Tensor
 
-from reddiff_pl.physics.binding import measurement_scale
+from reddiff_pl.physics.binding import measured, measurement_scale
 
 
 def psnr(image: Tensor, reference: Tensor) -> Tensor:
@@ -69,7 +69,5 @@ def misfit(x: Tensor, y: Tensor, physics: Physics) -> Tensor:
         physics: the operator, its per-image parameters bound.
     """
     square = (y - physics.A(x)).abs().square().flatten(1).sum(1)
-    # a fixed pattern with no zero in it: an element that it does not move belongs to a zero row
-    probe = torch.linspace(0.1, 0.7, x[0].numel(), device=x.device, dtype=x.dtype).reshape(x[:1].shape)
-    moved = physics.A(probe.expand_as(x)) != physics.A(torch.zeros_like(x))
+    moved, _ = measured(physics, x)
     return (square / moved.flatten(1).sum(1).clamp(min=1)).sqrt() / measurement_scale(physics)

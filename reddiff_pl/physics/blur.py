@@ -40,6 +40,8 @@ class GaussianDeblurring(LinearPhysics):
             raise ConfigError(f"model.physics.init_args.sigma: must be positive and in order, got {sigma}")
         if taps < 1 or taps % 2 == 0:
             raise ConfigError(f"model.physics.init_args.taps: must be odd, got {taps}")
+        if not cut > 0:
+            raise ConfigError(f"model.physics.init_args.cut: must be positive, got {cut}")
         self.sigma, self.taps, self.cut = (low, high), taps, cut
         self.register_buffer("kernel", gaussian_kernel(low, taps)[None], persistent=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Mapping
 
@@ -13,7 +14,9 @@ from reddiff_pl.errors import SampleError
 from reddiff_pl.physics.binding import (
     bind,
     check_parameters,
+    configured_parameters,
     draw_parameters,
+    measured,
     measurement_scale,
 )
 from reddiff_pl.physics.noise import MeasurementNoise
@@ -38,52 +41,63 @@ class Degradation:
     ) -> None:
         self.noise, self.shape, self.seed = noise, shape, seed
         self.scale = measurement_scale(physics)
-        self.physics = physics.clone()
+        self.physics = copy.deepcopy(physics)  # deepinv's own clone() walks the whole interpreter
+        self._configured = configured_parameters(self.physics)
         self._local = threading.local()
 
     def bound(self, params: Mapping[str, Tensor]) -> Physics:
         """This thread's own operator with one image's parameters."""
         if not hasattr(self._local, "physics"):
-            self._local.physics = self.physics.clone()
+            self._local.physics = copy.deepcopy(self.physics)
         bind(self._local.physics, {name: value[None] for name, value in params.items()})
         return self._local.physics
 
     def parameters(self, key: str, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The operator's parameters for one image, {name: (...)}: those the sample brings, else drawn ones.
+        """All of the operator's parameters for one image: what the sample brings, else drawn, else configured.
 
         Raises:
             SampleError: a given parameter does not fit, or one is missing.
         """
         check_parameters(self.physics, self.shape, given)
-        if given:
-            return dict(given)
-        return draw_parameters(self.physics, self.shape, stream(self.seed, key, "mask"))
+        return {**self._configured, **self._drawn(key, given), **given}
+
+    def _drawn(self, key: str, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What is random of the operator and not given. It is not even drawn where the sample brings parameters."""
+        return {} if given else draw_parameters(self.physics, self.shape, stream(self.seed, key, "mask"))
 
     @torch.no_grad()
     def __call__(self, x: Tensor, key: str, given: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Degrade one image: (C, H, W) in [-1, 1] -> (measurement (...), parameters)."""
         params = self.parameters(key, given)
-        y = self.bound(params).A(x[None])[0].clone()
-        return self._zero_masked(self.noise(y, self.scale, stream(self.seed, key, "y")), params), params
+        physics = self.bound(params)
+        y = self.noise(physics.A(x[None])[0].clone(), self.scale, stream(self.seed, key, "y"))
+        return self._clear_unmeasured(y, physics), params
 
     @torch.no_grad()
     def accept(self, y: Tensor, key: str, given: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Check a measurement that a sample brought: (...) -> (measurement, parameters).
 
         Raises:
-            SampleError: its size does not fit the operator, or it is not finite.
+            SampleError: its size does not fit the operator, it is not finite, or it comes without the parameters
+                that it was made with.
         """
         params = self.parameters(key, given)
-        expected = tuple(self.bound(params).A(torch.zeros(1, *self.shape)).shape[1:])
+        if missing := self._drawn(key, given):
+            name = next(iter(missing))
+            raise SampleError(
+                f"no {name}: a measurement must bring the {name} it was made with (KEY.{name}.png or npy)"
+            )
+        physics = self.bound(params)
+        expected = tuple(physics.A(torch.zeros(1, *self.shape)).shape[1:])
         if tuple(y.shape) != expected:
             raise SampleError(
                 f"the measurement has shape {tuple(y.shape)}, expected {expected} for images of {self.shape}"
             )
         if not torch.isfinite(y).all():
             raise SampleError("the measurement holds NaN or infinite values")
-        return self._zero_masked(y, params), params
+        return self._clear_unmeasured(y, physics), params
 
-    def _zero_masked(self, y: Tensor, params: Mapping[str, Tensor]) -> Tensor:
-        """Inpainting: nothing is measured where the mask is 0, not even noise."""
-        mask = params.get("mask")
-        return y * mask if mask is not None and mask.shape[1:] == y.shape[1:] else y
+    def _clear_unmeasured(self, y: Tensor, physics: Physics) -> Tensor:
+        """Where the image has no say, as under a mask, nothing is measured, not even noise."""
+        moved, nothing = measured(physics, torch.zeros(1, *self.shape))
+        return torch.where(moved[0], y, nothing[0])

@@ -20,6 +20,7 @@ class Inpainting(LinearPhysics):
             that. Without a generator every sample must bring one.
     """
 
+    binary_parameters = ("mask",)
     mask: Tensor | None
 
     def __init__(self, mask: Mask | None = None) -> None:

@@ -66,8 +66,8 @@ class BoxMask(Mask):
 class FreeFormMask(Mask):
     """Removes brush strokes until a share of the pixels is missing, drawn between two bounds.
 
-    A stroke is a wandering line of round brush marks; the last one ends where the share is reached, so the
-    share is exact to one brush mark.
+    A stroke is a wandering line of round brush marks, half a radius apart; the last one ends where the share is
+    reached, so the share is exact to one brush mark.
 
     Args:
         missing: lowest and highest share of missing pixels, in (0, 1).
@@ -96,17 +96,29 @@ class FreeFormMask(Mask):
 
         side = min(height, width)
         target = uniform(*self.missing) * height * width
-        rows, columns = torch.arange(height)[:, None], torch.arange(width)[None, :]
         missing = torch.zeros(height, width, dtype=torch.bool)
-        while missing.sum() < target:
+        count = 0
+        while count < target:
             row, column, angle = uniform(0, height), uniform(0, width), uniform(0, 2 * math.pi)
-            radius = max(uniform(*self.brush) * side / 2, 0.5)
-            for _ in range(int(uniform(side / 4, side))):  # one mark a pixel of the stroke's length
-                missing |= (rows - row) ** 2 + (columns - column) ** 2 <= radius**2
-                if missing.sum() >= target:
+            radius = max(uniform(*self.brush) * side / 2, 0.75)
+            for _ in range(max(int(uniform(side / 4, side) / (radius / 2)), 1)):
+                count += _paint(missing, row, column, radius)
+                if count >= target:
                     break
                 angle += uniform(-0.4, 0.4)
-                row, column = row + math.sin(angle), column + math.cos(angle)
+                row, column = row + math.sin(angle) * radius / 2, column + math.cos(angle) * radius / 2
                 if not (0 <= row < height and 0 <= column < width):
                     break
         return (~missing).float()[None]
+
+
+def _paint(image: Tensor, row: float, column: float, radius: float) -> int:
+    """Set a disc; returns how many pixels it added. Touches the disc's surroundings only."""
+    top, left = max(math.floor(row - radius), 0), max(math.floor(column - radius), 0)
+    patch = image[top : math.ceil(row + radius) + 1, left : math.ceil(column + radius) + 1]
+    rows = torch.arange(top, top + patch.shape[0])[:, None]
+    columns = torch.arange(left, left + patch.shape[1])[None, :]
+    disc = (rows - row) ** 2 + (columns - column) ** 2 <= radius**2
+    added = int((disc & ~patch).sum())
+    patch |= disc
+    return added

@@ -11,7 +11,7 @@ from torch import Tensor
 class UnitRange(Physics):
     """Feeds (x+1)/2 to an operator; its measurements stay in that operator's own range.
 
-    A_adjoint is the adjoint of the linear part.
+    A_adjoint is the adjoint of the linear part. Where nothing is measured A_dagger is 0 of [0, 1]: black, not grey.
 
     Args:
         physics: an operator on images in [0, 1].

@@ -126,19 +126,18 @@ def _expand_pipe(pipe: str, name: str | None, command: str) -> list[str]:
 
 def _names(urls: Sequence[str]) -> list[str]:
     given = {url: url.partition("=pipe:")[0] for url in urls if re.match(r"[^=]*=pipe:", url)}
-    # a URL's query, which may hold a signature, is no part of the name
     paths = {
-        url: re.sub(
-            r"(\.tar\.gz|\.tar|\.tgz)([?#].*)?$", r"", posixpath.normpath(re.sub("^.*?:/+", "/", url))
-        )
-        if is_remote(url)
-        else os.path.abspath(url)
-        for url in urls
-        if url not in given
+        url: _remote_path(url) if is_remote(url) else os.path.abspath(url) for url in urls if url not in given
     }
     prefix = posixpath.commonpath([posixpath.dirname(path) for path in paths.values()]) if paths else ""
     names = [given[url] if url in given else posixpath.relpath(paths[url], prefix) for url in urls]
     return [re.sub(r"\.(tar|tar\.gz|tgz)$", "", name) for name in names]
+
+
+def _remote_path(url: str) -> str:
+    """/HOST/PATH or /BUCKET/PATH, without a query, which may hold a signature."""
+    path = re.sub(r"^.*?:/+", "/", url)
+    return posixpath.normpath(re.sub(r"(\.tar|\.tar\.gz|\.tgz)[?#].*$", r"\1", path))
 
 
 def _image_shards(folder: str) -> list[Shard]:

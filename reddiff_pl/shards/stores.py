@@ -14,15 +14,16 @@ import posixpath
 import re
 import shutil
 import signal
+import string
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException
 from typing import IO, Any, TypeVar
 from urllib.error import HTTPError, URLError
+from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 from reddiff_pl import __version__
@@ -33,11 +34,9 @@ from reddiff_pl.shards.ledger import finished
 log = logging.getLogger(__name__)
 
 WAITS = (1.0, 4.0, 16.0)  # seconds before another try
-BLOCK = 1 << 20
-STORE_BLOCK = 8 << 20  # bytes asked of a store at once: a connection is not held open while the GPU works
+BLOCK = 8 << 20  # bytes asked for at once
 TIMEOUT = 60  # seconds without a byte
 
-NAMED_PIPE = re.compile(r"(?:(?P<name>[^=]*)=)?pipe:(?P<command>.*)", re.DOTALL)
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 _WITHOUT_FOLDERS = ("s3", "s3a", "gs", "gcs", "abfs", "az")  # there, to make a folder may make a bucket
 _T = TypeVar("_T")
@@ -50,16 +49,11 @@ def open_url(url: str) -> IO[bytes]:
         url: `pipe:COMMAND` or `NAME=pipe:COMMAND` (run by bash with pipefail), http(s), or what fsspec knows.
 
     Raises:
-        OSError: here or while it is read; one line.
+        ConfigError: when it is read, a store wants credentials.
+        OSError: when it is read, anything else; one line.
     """
-    raw: io.RawIOBase
-    if pipe := NAMED_PIPE.fullmatch(url):
-        raw = _Pipe(pipe["command"])
-    elif _is_http(url):
-        raw = _Download(url)
-    else:
-        raw = _Stored(url)
-    return io.BufferedReader(raw, BLOCK)
+    read = _pipe if _is_pipe(url) else _download if _is_http(url) else _stored
+    return io.BufferedReader(_Blocks(read(url)), 1 << 16)
 
 
 def expand(url: str) -> list[str]:
@@ -94,7 +88,7 @@ def publish(run: Run, name: str, url: str) -> None:
         url: a folder of any store that fsspec writes to.
 
     Raises:
-        ConfigError: nothing can be written to such a URL.
+        ConfigError: nothing can be written to such a URL, or the store wants credentials.
         OutputError: the upload failed, also after some tries. The local shard stays.
         ValueError: the shard is not finished.
     """
@@ -103,7 +97,7 @@ def publish(run: Run, name: str, url: str) -> None:
     if sidecar is None:
         raise ValueError(f"shard {name} is not finished")
     try:
-        if _patiently(lambda: _upload(run, name, url, sidecar), f"publishing shard {name}"):
+        if _patiently(lambda: _upload(run, name, url, sidecar), f"--publish: shard {name}"):
             log.info("shard %s: published to %s", name, url)
     except OSError as error:
         raise OutputError(
@@ -116,7 +110,7 @@ def publish_missing(run: Run, names: Iterable[str], url: str) -> None:
     """Upload those shards that are finished and not published yet. Reads sidecars only, here and there.
 
     Raises:
-        ConfigError: nothing can be written to such a URL.
+        ConfigError: nothing can be written to such a URL, or the store wants credentials.
         OutputError: an upload failed, also after some tries.
     """
     fs, base = _target(run, url)
@@ -172,7 +166,7 @@ def _tar_sha256(sidecar: bytes | None) -> str | None:
 
 def _target(run: Run, url: str) -> tuple[Any, str]:
     """The file system to publish to, and the folder of the shards in it."""
-    if _is_http(url) or NAMED_PIPE.fullmatch(url):
+    if _is_http(url) or _is_pipe(url):
         raise ConfigError(f"--publish: {url}: only stores can be written to: s3://, gs://, file://, ...")
     fs, base = _filesystem(url, "--publish")
     if "file" in fs.protocol and os.path.realpath(base) == os.path.realpath(run.out):
@@ -182,7 +176,7 @@ def _target(run: Run, url: str) -> tuple[Any, str]:
 
 def _filesystem(url: str, option: str) -> tuple[Any, str]:
     """fsspec's file system of a URL, and the path in it."""
-    import fsspec
+    import fsspec  # type: ignore[import-untyped]
 
     protocol = url.split(":")[0]
     try:
@@ -195,162 +189,136 @@ def _filesystem(url: str, option: str) -> tuple[Any, str]:
         raise ConfigError(f"{option}: {url}: {_line(error)}") from error
 
 
-class _Pipe(io.RawIOBase):
-    """What a shell command writes.
+class _Blocks(io.RawIOBase):
+    """Blocks of bytes as a file."""
 
-    The last two blocks are handed out only when the command is known to have succeeded: the reader stops at the
-    end mark of a tar, which a command may have written before it fails (as `tar` does when files vanish).
-    """
-
-    def __init__(self, command: str) -> None:
-        # of a pipeline every command counts; but a stop signal to the job, which ends by itself, must not end the
-        # command before, and make its sample a failure
-        shell = ["bash", "-o", "pipefail"] if shutil.which("bash") else ["sh"]
-        self._stderr = tempfile.TemporaryFile()
-        self._process = subprocess.Popen(
-            [*shell, "-c", f"trap '' USR1 USR2\n{command}"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            start_new_session=True,  # no Ctrl-C, and all its processes can be ended together
-        )
+    def __init__(self, blocks: Generator[bytes, None, None]) -> None:
+        self._blocks = blocks
         self._ready = memoryview(b"")
-        self._held: bytes | None = None
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         if not self._ready:
-            if self._held is None:
-                self._held = self._block()
-            self._ready, self._held = memoryview(self._held), self._block()
+            self._ready = memoryview(next(self._blocks, b""))
         count = min(len(buffer), len(self._ready))
         buffer[:count] = self._ready[:count]
         self._ready = self._ready[count:]
         return count
 
-    def _block(self) -> bytes:
-        assert self._process.stdout is not None
-        block = self._process.stdout.read(BLOCK // 16)
-        if len(block) < BLOCK // 16 and (code := self._process.wait()) not in (0, 141):
-            # 141: a command of the pipeline wanted no more of the one before it
-            self._stderr.seek(0)
-            said = self._stderr.read().decode(errors="replace").split("\n")
-            last = next((f": {line.strip()}" for line in reversed(said) if line.strip()), "")
-            how = f"exit code {code}" if code > 0 else signal.Signals(-code).name
-            raise OSError(f"the command ended with {how}{last}")
-        return block
-
     def close(self) -> None:
-        if not self.closed:
-            if self._process.poll() is None:  # closed early, as by --limit: what it says now does not matter
-                with suppress(ProcessLookupError):
-                    os.killpg(self._process.pid, signal.SIGKILL)
-            assert self._process.stdout is not None
-            self._process.stdout.close()
-            self._process.wait()
-            self._stderr.close()
+        self._blocks.close()
         super().close()
 
 
-class _Download(io.RawIOBase):
+def _pipe(url: str) -> Generator[bytes, None, None]:
+    """What a shell command writes.
+
+    The end is handed out only when the command is known to have succeeded: the reader stops at the end mark of a
+    tar, which a command may have written before it fails (as `tar` does when files vanish).
+    """
+    command, size = url.partition("pipe:")[2], 1 << 16
+    # of a pipeline every command counts; and a stop signal that the whole job gets must not end the command before
+    # the run ends by itself, and make a failure of the sample being read
+    shell = ["bash", "-o", "pipefail"] if shutil.which("bash") else ["sh"]
+    with (
+        tempfile.TemporaryFile() as stderr,
+        subprocess.Popen(
+            [*shell, "-c", f"trap '' USR1 USR2\n{command}"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            start_new_session=True,  # no Ctrl-C, and all its processes can be ended together
+        ) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            held = b""
+            while len(block := process.stdout.read(size)) == size:
+                if held:
+                    yield held
+                held = block
+            code = process.wait()
+            if code not in (0, 141):  # 141: a command of the pipeline wanted no more of the one before it
+                stderr.seek(0)
+                said = stderr.read().decode(errors="replace").strip().splitlines()
+                how = f"exit code {code}" if code > 0 else signal.Signals(-code).name
+                raise OSError(": ".join([f"the command ended with {how}", *said[-1:]]))
+            yield held + block
+        finally:
+            if process.poll() is None:  # closed early, as by --limit: what it would say does not matter
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def _download(url: str) -> Generator[bytes, None, None]:
     """A file by http(s), taken up where the connection was cut.
 
-    Not fsspec's, which tries nothing again and takes no proxy from the environment.
+    Not fsspec's, which neither tries again nor takes a proxy from the environment.
     """
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._response: HTTPResponse | None = None
-        self._position, self._length, self._version = 0, -1, ""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        return _patiently(lambda: self._read(buffer), self._url)
-
-    def _read(self, buffer: Any) -> int:
-        try:
-            if self._response is None:
-                self._response = self._connect()
-            count = self._response.readinto(buffer)
-            if not count and self._position < self._length:
-                raise ConnectionError(f"cut at byte {self._position} of {self._length}")
-        except Exception:
-            self._disconnect()
-            raise
-        self._position += count
-        return count
-
-    def _connect(self) -> HTTPResponse:
+    quoted = quote(url, safe=string.punctuation)  # spaces and letters beyond ASCII
+    position, length, version = 0, 0, ""
+    waits = iter(WAITS)
+    while True:
         headers = {"User-Agent": f"reddiff_pl/{__version__}"}
-        if self._position:
-            headers["Range"] = f"bytes={self._position}-"
-            if self._version:
-                headers["If-Range"] = self._version
-        response = urlopen(Request(self._url, headers=headers), timeout=TIMEOUT)
-        if not self._position:
-            self._length = int(response.headers.get("Content-Length", -1))
-            tag = response.headers.get("ETag", "")
-            self._version = tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
-        elif not response.headers.get("Content-Range", "").startswith(f"bytes {self._position}-"):
-            response.close()
-            where = f"cut at byte {self._position} of {self._length}"
-            raise io.UnsupportedOperation(f"{where}, and the server does not go on from there")
-        return response
+        if position:
+            headers["Range"] = f"bytes={position}-"
+        if version:
+            headers["If-Range"] = version
+        try:
+            with urlopen(Request(quoted, headers=headers), timeout=TIMEOUT) as response:
+                if not position:
+                    length = response.length or 0
+                    tag = response.headers.get("ETag", "")
+                    version = tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
+                elif not response.headers.get("Content-Range", "").startswith(f"bytes {position}-"):
+                    raise io.UnsupportedOperation(
+                        f"cut at byte {position} of {length}, and the server does not go on from there"
+                    )
+                while block := response.read(BLOCK):
+                    position += len(block)
+                    waits = iter(WAITS)
+                    yield block
+            if position >= length:
+                return
+            raise ConnectionError(f"cut at byte {position} of {length}")
+        except (OSError, HTTPException) as error:
+            _pause(error, waits, f"--data.shards: {url}")
 
-    def _disconnect(self) -> None:
-        if self._response is not None:
-            self._response.close()
-            self._response = None
 
-    def close(self) -> None:
-        self._disconnect()
-        super().close()
-
-
-class _Stored(io.RawIOBase):
-    """A file of a store, read by fsspec in blocks."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        fs, path = _filesystem(url, "--data.shards")
-        self._file = self._try(lambda: fs.open(path, "rb", block_size=STORE_BLOCK))
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        block = self._try(lambda: self._file.read(len(buffer)))
-        buffer[: len(block)] = block
-        return len(block)
-
-    def _try(self, action: Callable[[], _T]) -> _T:
-        return _patiently(action, self._url)
-
-    def close(self) -> None:
-        if not self.closed and hasattr(self, "_file"):
-            self._file.close()
-        super().close()
+def _stored(url: str) -> Generator[bytes, None, None]:
+    """A file of a store, a request a block: no connection is held open while the GPU works."""
+    fs, path = _filesystem(url, "--data.shards")
+    what = f"--data.shards: {url}"
+    with _patiently(lambda: fs.open(path, "rb", block_size=BLOCK, cache_type="none"), what) as file:
+        while block := _patiently(lambda: file.read(BLOCK), what):
+            yield block
 
 
 def _patiently(action: Callable[[], _T], what: str) -> _T:
     """Try again where that may help.
 
     Raises:
-        OSError: it did not; one line.
+        ConfigError: a store wants credentials.
+        OSError: any other error; one line.
     """
-    for wait in (*WAITS, None):
+    waits = iter(WAITS)
+    while True:
         try:
             return action()
         except Exception as error:  # each store raises its own
-            if wait is None or _is_permanent(error):
-                raise OSError(_line(error)) from error
-            log.info("%s: %s; trying again in %g s", what, _line(error), wait)
-            time.sleep(wait)
-    raise AssertionError("unreachable")
+            _pause(error, waits, what)
+
+
+def _pause(error: Exception, waits: Iterator[float], what: str) -> None:
+    """Wait before another try; raise where none is left, or none would help."""
+    if "Credentials" in type(error).__name__:  # as botocore's and Google's; not this shard's failure
+        raise ConfigError(f"{what}: {_line(error)}") from error
+    wait = None if _is_permanent(error) else next(waits, None)
+    if wait is None:
+        raise OSError(_line(error)) from error
+    log.info("%s: %s; trying again in %g s", what, _line(error), wait)
+    time.sleep(wait)
 
 
 def _is_permanent(error: Exception) -> bool:
@@ -359,14 +327,18 @@ def _is_permanent(error: Exception) -> bool:
     return isinstance(error, (FileNotFoundError, PermissionError, io.UnsupportedOperation, ConfigError))
 
 
+def _is_pipe(url: str) -> bool:
+    return re.match(r"([^=]*=)?pipe:", url) is not None
+
+
 def _is_http(url: str) -> bool:
     return url.startswith(("http://", "https://"))
 
 
 def _line(error: BaseException) -> str:
     """An error as one line."""
-    if isinstance(error, URLError) and not isinstance(error, HTTPError):
-        error = error.reason if isinstance(error.reason, BaseException) else error
+    if isinstance(error, URLError) and isinstance(error.reason, BaseException):
+        error = error.reason
     text = " ".join(str(error).split())
     if isinstance(error, FileNotFoundError):
         return f"not found ({text})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import secrets
@@ -48,17 +49,17 @@ ReturnToService=2
 MpiDefault=none
 MaxArraySize=5
 KillWait=5
-SlurmdTimeout=9
+SlurmdTimeout=3
 MinJobAge=3600
 GresTypes=gpu
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=4 Gres=gpu:2
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=4 Gres=gpu:2
-PartitionName=main Nodes=n1,n2 Default=YES MaxTime=60 State=UP
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=8 RealMemory=200000 Gres=gpu:2
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=8 RealMemory=200000 Gres=gpu:2
+PartitionName=main Nodes=n1,n2 Default=YES State=UP
 """
 
 
 class Slurm:
-    """A cluster of the nodes n1 and n2, each of 4 CPUs and 2 GPUs in name only.
+    """A cluster of the nodes n1 and n2, each of 8 CPUs and 2 GPUs in name only.
 
     Args:
         folder: configuration, sockets, state and logs of its daemons.
@@ -67,7 +68,12 @@ class Slurm:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.env = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
-        self.env |= {"PATH": PATH, "SLURM_CONF": str(folder / "slurm.conf"), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        self.env |= {
+            "PATH": PATH,
+            "SLURM_CONF": str(folder / "slurm.conf"),
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+        }
         self.daemons: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self) -> None:
@@ -124,10 +130,8 @@ class Slurm:
                     daemon.kill()
                     daemon.wait()
         for pid in self._own_processes():
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
 
     def _own_processes(self) -> list[int]:
         """Steps and jobs that outlived their slurmd: this cluster's configuration is in their environment."""

@@ -151,9 +151,6 @@ def test_the_operator_given_is_copied() -> None:
 @pytest.mark.parametrize(
     "physics", [GaussianDeblurring(3.0), UnitRange(GaussianDeblurring(3.0))], ids=["plain", "unit_range"]
 )
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="a given kernel stays bound for samples without one"
-)
 def test_given_parameters_do_not_leak_into_the_next_sample(physics: Physics) -> None:
     """A kernel of its own for one sample, the configuration's for the next."""
     degradation = Degradation(physics, NoNoise(), SHAPE, seed=0)
@@ -162,9 +159,6 @@ def test_given_parameters_do_not_leak_into_the_next_sample(physics: Physics) -> 
     assert equal(degradation(image(KEYS[0]), KEYS[0], {}), before)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="a fixed kernel is not among the parameters returned"
-)
 def test_samples_with_and_without_a_kernel_make_a_batch() -> None:
     """Parameters of a batch are stacked: every sample must name the same ones."""
     degradation = make("fixed_blur")
@@ -274,11 +268,6 @@ def test_accept_refuses_what_is_not_finite(value: float) -> None:
 
 
 @DRAWN
-@pytest.mark.xfail(
-    strict=True,
-    raises=pytest.fail.Exception,
-    reason="accept draws parameters that have nothing to do with the measurement",
-)
 def test_accept_refuses_a_measurement_without_its_parameters(name: str) -> None:
     """Only who measured knows where; a new mask would erase pixels, a new kernel restore another image."""
     with pytest.raises(SampleError):

@@ -168,9 +168,6 @@ def test_noise_falls_on_kept_pixels_only(noise: MeasurementNoise, channels: int,
     assert abs(y[kept].std() / whole[kept].std() - 1) < 0.02
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="only masks that samples bring or that are drawn count"
-)
 def test_noise_falls_on_kept_pixels_only_with_a_mask_of_the_configuration() -> None:
     """One mask for all images, given to deepinv's operator and not by the samples, is a mask all the same."""
     mask = (torch.rand((1, *SHAPE[1:]), generator=torch.Generator().manual_seed(1)) < 0.4).float()

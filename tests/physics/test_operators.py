@@ -131,11 +131,9 @@ PER_IMAGE = [case for case in CASES if case.parameters(0)]
 VARYING = [case for case in PER_IMAGE if case.name != "inpainting_box_centered"]  # its masks are all the same
 
 
-def rows(cases: Iterable[Case], broken: Iterable[str] = (), **why) -> pytest.MarkDecorator:
-    """Run a test on these rows. Those in `broken` show a known defect, strictly: a repair is noticed."""
-    marks = pytest.mark.xfail(strict=True, **why) if why else ()
-    params = [pytest.param(c, id=c.name, marks=marks if c.name in broken else ()) for c in cases]
-    return pytest.mark.parametrize("case", params)
+def rows(cases: Iterable[Case]) -> pytest.MarkDecorator:
+    """Run a test on these rows of the table."""
+    return pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in cases])
 
 
 def linear(physics: Physics, x: Tensor) -> Tensor:
@@ -271,12 +269,7 @@ def test_bind_again(case: Case) -> None:
             same(physics.A_dagger(physics.A(x)), case.bound(images).A_dagger(physics.A(x)))
 
 
-@rows(
-    VARYING,
-    broken=["deepinv_blurfft_given"],
-    raises=AssertionError,
-    reason="deepinv's update_parameters puts new tensors in place of filter, mask and angle",
-)
+@rows(VARYING)
 def test_bind_keeps_the_storage(case: Case) -> None:
     """Captured graphs read the addresses that they saw at capture."""
     physics = case.bound([0, 1, 2])
@@ -289,12 +282,7 @@ def test_bind_keeps_the_storage(case: Case) -> None:
     same(physics.A(x), case.bound([3, 4, 5]).A(x))
 
 
-@rows(
-    VARYING,
-    broken=["deepinv_blurfft_given"],
-    raises=AssertionError,
-    reason="update_parameters keeps the caller's tensor as the buffer, the next bind writes into it",
-)
+@rows(VARYING)
 def test_bind_copies(case: Case) -> None:
     """Operator and caller do not write into each other's tensors."""
     first = case.batch([0, 1])
@@ -311,12 +299,7 @@ def test_bind_copies(case: Case) -> None:
     same(physics.A(x), expected)
 
 
-@rows(
-    PER_IMAGE,
-    broken=["deepinv_blurfft_given", "deepinv_blur_given"],
-    raises=AssertionError,
-    reason="deepinv's buffers are persistent: bind copies into them, and derived ones stay persistent always",
-)
+@rows(PER_IMAGE)
 def test_parameters_stay_out_of_state_dict(case: Case) -> None:
     """A checkpoint of the prior must not hold the masks of the last batch, nor demand those of the first."""
     for images in ([0], [1, 2]):
@@ -381,9 +364,6 @@ def test_check_parameters_accepts_what_fits(case: Case) -> None:
     check_parameters(case.make(), case.shape, case.parameters(0))
 
 
-@pytest.mark.xfail(
-    strict=True, raises=SampleError, reason="the filter is compared with the one BlurFFT repeated"
-)
 def test_check_parameters_accepts_the_filter_that_the_operator_was_made_with() -> None:
     one_for_all_channels = peaked_filter(1, 5, 5)
     physics = dinv.BlurFFT((3, 12, 16), one_for_all_channels)

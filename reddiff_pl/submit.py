@@ -1,0 +1,384 @@
+"""`reddiff submit`: the scripts of slurm/, filled in and submitted. No torch: it answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from reddiff_pl.errors import ConfigError
+from reddiff_pl.shards.layout import Run
+from reddiff_pl.shards.ledger import finished
+from reddiff_pl.shards.plan import plan
+
+DESCRIPTION = """Submit a restoration to SLURM: an array of independent one-GPU tasks, or one job with many of them.
+
+The options below are submit's; all others go to `reddiff restore` unchanged. After a --, all do:
+  reddiff submit --tasks 16 --throttle 8 --time 04:00:00 --partition gpu \\
+    --config configs/tasks/inpainting_random.yaml --data.shards 'shards/*.tar' --out out/
+Submit again, with any number of tasks, to go on with what is left. The scripts go to OUT/slurm, to be read, edited
+and submitted with sbatch; with them what SLURM and the tasks print. slurm/README.md says more."""
+
+ARRAY, MULTINODE, FOLLOW_UP = "restore.sbatch", "restore_multinode.sbatch", "follow_up.sbatch"
+DEFAULT_MAX_ARRAY_SIZE = 1001  # SLURM's own
+Directives = Mapping[str, str | None]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise ConfigError(message)  # one line, without the usage
+
+
+@dataclass(frozen=True)
+class Array:
+    """One array of a restoration: `count` tasks from `offset` on, at most `throttle` at a time (None: all)."""
+
+    offset: int
+    count: int
+    throttle: int | None
+
+    @property
+    def indices(self) -> str:
+        """As sbatch's --array takes it."""
+        return f"0-{self.count - 1}" + (f"%{self.throttle}" if self.throttle else "")
+
+
+def submit(argv: list[str]) -> int:
+    """Plan a restoration, write its scripts and submit them.
+
+    Args:
+        argv: submit's options and those of `restore`.
+
+    Returns:
+        0: submitted, or nothing is left to do.
+
+    Raises:
+        ConfigError: an option is wrong, there is no sbatch, or it refuses.
+    """
+    options, restore = _parse(argv)
+    given = _restore_options(restore)
+    if given.get("out") is None:
+        raise ConfigError("--out: needed; it may also stand in a --config")
+    if {"rank", "world"} & given.keys():
+        raise ConfigError("--rank and --world: every task finds its own; leave them out")
+    if not options.dry_run and shutil.which("sbatch") is None:
+        raise ConfigError("sbatch: not found; submit on a machine with SLURM, or look with --dry-run")
+    run = Run(str(given["out"]))
+    tasks = options.multinode[0] * options.multinode[1] if options.multinode else options.tasks
+    again = any(given.get(name) not in (None, False) for name in ("overwrite", "retry-failed"))
+    if not _print_plan(run, given, tasks) and not again:
+        print("nothing is left to do; nothing is submitted")
+        return 0
+    scripts = _scripts(options, restore, run)
+    if options.dry_run:
+        for path, text in scripts:
+            print(f"\n# {path}\n{text}", end="")
+        return 0
+    return _submit(run, scripts, options.follow_up)
+
+
+def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = _Parser(
+        "reddiff submit",
+        usage="reddiff submit (--tasks N | --multinode NODES TASKS) [options] [--] [options of reddiff restore]",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    size = parser.add_mutually_exclusive_group(required=True)
+    size.add_argument("--tasks", type=_positive, metavar="N", help="an array of so many tasks")
+    size.add_argument(
+        "--multinode",
+        type=_positive,
+        nargs=2,
+        metavar=("NODES", "TASKS"),
+        help="one job instead, with so many tasks on each of so many nodes",
+    )
+    parser.add_argument("--throttle", type=_positive, metavar="N", help="tasks of the array at a time")
+    parser.add_argument("--partition", metavar="NAME", help="where to run")
+    parser.add_argument("--account", metavar="NAME", help="on whose budget")
+    parser.add_argument("--time", metavar="LIMIT", help="time limit, such as 04:00:00 or 1-00:00:00")
+    parser.add_argument(
+        "--gres",
+        help="resources of a task, with --multinode of a node; 'none' for none "
+        "(default: gpu:1, with --multinode gpu:TASKS)",
+    )
+    parser.add_argument("--cpus-per-task", type=_positive, metavar="N", help="cores of a task")
+    parser.add_argument("--mem", metavar="SIZE", help="memory of a task, with --multinode of a node")
+    parser.add_argument(
+        "--setup", metavar="LINES", help="shell lines before: 'module load ...; . .venv/bin/activate'"
+    )
+    parser.add_argument(
+        "--command",
+        metavar="COMMAND",
+        help="how `reddiff` is called in the job, such as 'apptainer exec --nv reddiff.sif reddiff' "
+        "(default: this Python's; with --setup, reddiff)",
+    )
+    parser.add_argument(
+        "--sbatch-arg", action="append", default=[], metavar="ARG", help="any other: --sbatch-arg=--qos=long"
+    )
+    parser.add_argument(
+        "--max-array-size", type=_positive, metavar="N", help="tasks in one array (default: asks scontrol)"
+    )
+    parser.add_argument("--follow-up", action="store_true", help="a job after all: evaluate, report, status")
+    parser.add_argument("--dry-run", action="store_true", help="print plan and scripts, submit nothing")
+    if "--" in argv:
+        cut = argv.index("--")
+        options, restore = parser.parse_args(argv[:cut]), argv[cut + 1 :]
+    else:
+        options, restore = parser.parse_known_args(argv)
+        _refuse_misspelt(restore, [name for action in parser._actions for name in action.option_strings])
+    if options.multinode and (options.throttle or options.max_array_size):
+        raise ConfigError("--throttle, --max-array-size: an array's; leave them out with --multinode")
+    return options, restore
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text}")
+    return int(text)
+
+
+def _refuse_misspelt(restore: Sequence[str], own: Sequence[str]) -> None:
+    """`restore` would refuse --partion too, but only after hours in the queue."""
+    for item in restore:
+        name = item.partition("=")[0]
+        if name.startswith("--") and (near := difflib.get_close_matches(name, own, 1, 0.85)):
+            raise ConfigError(
+                f"{name}: did you mean {near[0]}? If it is an option of restore, put a -- before"
+            )
+
+
+def _restore_options(restore: Sequence[str]) -> dict[str, Any]:
+    """The options of `restore` that matter here, by their dotted names; --config files are read, the last wins."""
+    found: dict[str, Any] = {}
+    for item, following in zip(restore, [*restore[1:], ""], strict=True):
+        name, equals, value = item.partition("=")
+        value = value if equals else following
+        name = name.replace("_", "-")
+        if name in ("--config", "-c"):
+            found.update(_config_file(value))
+        elif name in ("--data.shards", "--data.images", "--out"):
+            found[name[2:]] = yaml.safe_load(value) if value.startswith("[") else value
+        elif name in ("--overwrite", "--retry-failed", "--rank", "--world"):
+            found[name[2:]] = yaml.safe_load(value)
+    return found
+
+
+def _config_file(path: str) -> Iterator[tuple[str, Any]]:
+    try:
+        content = yaml.safe_load(Path(path).read_text()) or {}
+        data = content.get("data") or {}
+        for name in ("out", "overwrite", "retry_failed", "rank", "world"):
+            if content.get(name) is not None:
+                yield name.replace("_", "-"), content[name]
+        for name in ("shards", "images"):
+            if data.get(name) is not None:
+                yield f"data.{name}", data[name]
+    except OSError as error:
+        raise ConfigError(f"--config: {path}: {error.strerror}") from error
+    except (yaml.YAMLError, AttributeError) as error:
+        raise ConfigError(
+            f"--config: {path} is not a configuration: {' '.join(str(error).split())}"
+        ) from error
+
+
+def _print_plan(run: Run, given: Mapping[str, Any], tasks: int) -> int:
+    """Print what is to do; returns the number of shards that are not finished."""
+    shards = plan(given.get("data.shards"), given.get("data.images"))
+    left = sum(finished(run, shard.name) is None for shard in shards)
+    each = -(-left // tasks)
+    print(f"shards    {len(shards)}, {len(shards) - left} finished, {left} to do -> {run.shards}")
+    print(f"tasks     {tasks}, about {each} shard{'s' * (each != 1)} a task")
+    if tasks > left > 0:
+        print(
+            f"warning: {tasks} tasks for {left} shards: {tasks - left} will find nothing to do",
+            file=sys.stderr,
+        )
+    return left
+
+
+def _scripts(options: argparse.Namespace, restore: Sequence[str], run: Run) -> list[tuple[Path, str]]:
+    """The scripts to submit, in order: (path, text)."""
+    folder = run.out.absolute() / "slurm"
+    place: dict[str, str | None] = {"chdir": str(Path.cwd())}
+    place |= {name: value for name in ("partition", "account") if (value := getattr(options, name))}
+    resources = dict(place)
+    for name in ("time", "cpus_per_task", "mem"):
+        if (value := getattr(options, name)) is not None:
+            resources[name.replace("_", "-")] = str(value)
+    gres = options.gres or f"gpu:{options.multinode[1] if options.multinode else 1}"
+    resources["gres"] = None if gres == "none" else gres
+    command = options.command or (
+        "reddiff" if options.setup else f"{shlex.quote(sys.executable)} -m reddiff_pl"
+    )
+    lines = {"setup": options.setup, "command": command}
+
+    if options.multinode:
+        nodes, tasks = options.multinode
+        resources |= {"nodes": str(nodes), "ntasks-per-node": str(tasks), "output": f"{folder}/%j.out"}
+        text = fill(_template(MULTINODE), resources, options.sbatch_arg, arguments=restore, **lines)
+        scripts = [(folder / MULTINODE, text)]
+    else:
+        scripts = []
+        for array in arrays(options.tasks, options.throttle, options.max_array_size or _max_array_size()):
+            resources |= {"array": array.indices, "output": f"{folder}/%A_%a.out"}
+            whole = f"REDDIFF_ARRAY_OFFSET={array.offset} REDDIFF_WORLD={options.tasks}"
+            text = fill(
+                _template(ARRAY), resources, options.sbatch_arg, arguments=restore,
+                export=None if array.count == options.tasks else whole, **lines,
+            )  # fmt: skip
+            name = ARRAY if not array.offset else ARRAY.replace(".", f"-{array.offset}.")
+            scripts.append((folder / name, text))
+    if options.follow_up:
+        place["output"] = f"{folder}/follow-up-%j.out"
+        scripts.append(
+            (folder / FOLLOW_UP, fill(_template(FOLLOW_UP), place, arguments=[str(run.out)], **lines))
+        )
+    return scripts
+
+
+def arrays(tasks: int, throttle: int | None, largest: int) -> list[Array]:
+    """Split tasks into arrays of at most `largest`, which share the throttle.
+
+    Raises:
+        ConfigError: the throttle is smaller than the number of arrays.
+    """
+    count = -(-tasks // largest)
+    if throttle is not None and throttle < count:
+        raise ConfigError(f"--throttle: {count} arrays cannot share {throttle}; give fewer --tasks")
+    return [
+        Array(
+            offset,
+            min(largest, tasks - offset),
+            None if throttle is None else throttle // count + (i < throttle % count),
+        )
+        for i, offset in enumerate(range(0, tasks, largest))
+    ]
+
+
+def _max_array_size() -> int:
+    try:
+        shown = subprocess.run(
+            ["scontrol", "show", "config"], capture_output=True, text=True, check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return DEFAULT_MAX_ARRAY_SIZE
+    size = re.search(r"^MaxArraySize\s*=\s*(\d+)", shown, re.MULTILINE)
+    return max(int(size.group(1)), 1) if size else DEFAULT_MAX_ARRAY_SIZE
+
+
+def _template(name: str) -> str:
+    """A script that ships: beside the package in a clone, inside it once installed."""
+    package = Path(__file__).parent
+    for folder in (package.parent / "slurm", package / "slurm"):
+        if (folder / name).is_file():
+            return (folder / name).read_text()
+    raise ConfigError(f"no shipped script {name}")
+
+
+def fill(
+    text: str,
+    directives: Directives,
+    more: Sequence[str] = (),
+    *,
+    setup: str | None,
+    command: str,
+    arguments: Sequence[str],
+    export: str | None = None,
+) -> str:
+    """Fill a script in.
+
+    Args:
+        text: one of slurm/.
+        directives: #SBATCH options to set, {name: value}; None takes one out.
+        more: #SBATCH options as they are; they overrule the others.
+        setup: shell lines before the program.
+        command: how the program is called.
+        arguments: its options.
+        export: variables to export.
+
+    Raises:
+        ConfigError: the script has lost the place of one of these.
+    """
+    values = {**directives, **dict(_split(arg) for arg in more if arg.startswith("--"))}
+    for name, value in values.items():
+        line = f"#SBATCH --{name}{'=' if value else ''}{_quoted(value or '')}\n"
+        there = re.compile(rf"^##?SBATCH --{re.escape(name)}(=.*)?\n", re.MULTILINE)
+        if value is None:
+            text = there.sub("", text)
+        elif there.search(text):
+            text = there.sub(line.replace("\\", r"\\"), text, count=1)
+        else:
+            text = _after_directives(text, line)
+    for arg in more:
+        if not arg.startswith("--"):
+            text = _after_directives(text, f"#SBATCH {arg}\n")
+    if setup:
+        text = _replace(text, r"#\. \.venv/bin/activate", setup)
+    text = _replace(text, r"reddiff=\(reddiff\)", f"reddiff=({command})")
+    if export:
+        text = _replace(text, r"#export REDDIFF_ARRAY_OFFSET=.*", f"export {export}")
+    return _replace(text, r"#set -- .*", f"set -- {_wrapped(arguments)}")
+
+
+def _split(argument: str) -> tuple[str, str]:
+    name, _, value = argument[2:].partition("=")
+    return name, value
+
+
+def _quoted(value: str) -> str:
+    return f'"{value}"' if re.search(r"[\s#]", value) else value
+
+
+def _after_directives(text: str, line: str) -> str:
+    end = [match.end() for match in re.finditer(r"^##?SBATCH .*\n", text, re.MULTILINE)][-1]
+    return text[:end] + line + text[end:]
+
+
+def _replace(text: str, pattern: str, line: str) -> str:
+    text, count = re.subn(rf"^{pattern}$", lambda _: line, text, flags=re.MULTILINE)
+    if count != 1:
+        raise ConfigError(f"the shipped script has {count} lines like {pattern}, expected one")
+    return text
+
+
+def _wrapped(arguments: Sequence[str]) -> str:
+    """Shell words, a line an option with its values."""
+    lines: list[str] = []
+    for argument in arguments:
+        if argument.startswith("--") or not lines:
+            lines.append(shlex.quote(argument))
+        else:
+            lines[-1] += f" {shlex.quote(argument)}"
+    return " \\\n  ".join(lines)
+
+
+def _submit(run: Run, scripts: Sequence[tuple[Path, str]], follow_up: bool) -> int:
+    jobs: list[str] = []
+    for i, (path, text) in enumerate(scripts):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        except OSError as error:
+            raise ConfigError(f"--out: {path} cannot be written: {error.strerror}") from error
+        last = follow_up and i == len(scripts) - 1
+        after = [f"--dependency=afterany:{':'.join(jobs)}"] if last else []
+        done = subprocess.run(["sbatch", "--parsable", *after, str(path)], capture_output=True, text=True)
+        if done.returncode:
+            before = f"; submitted before it: {', '.join(jobs)}" if jobs else ""
+            raise ConfigError(f"{path}: {' '.join(done.stderr.split()) or 'sbatch failed'}{before}")
+        jobs.append(done.stdout.strip().split(";")[0])
+        print(f"submitted {jobs[-1]}  {path}")
+    print(f"logs      {scripts[0][0].parent}/*.out and {run.log(0).parent}/")
+    return 0
