@@ -28,6 +28,7 @@ from reddiff_pl.shards.placement import place
 from reddiff_pl.shards.plan import plan
 from reddiff_pl.shards.reader import Failure
 from reddiff_pl.shards.samples import members_of
+from reddiff_pl.shards.stores import publish, publish_missing
 
 log = logging.getLogger(__name__)
 
@@ -189,7 +190,14 @@ def restore_with(cli: RestoreCLI) -> int:
     fingerprint = cli.model.prior.fingerprint()
     guard(run, cli.resolved(), fingerprint)
     cli.model.should_stop = cli.datamodule.should_stop = stop.requested
-    output = ShardOutput({"prior_sha256": fingerprint}, cli.config.max_failed)
+    url, mine = cli.config.publish, [shard.name for shard in cli.datamodule.shards]
+    if url is not None:
+        publish_missing(run, mine, url)  # what an earlier run finished, and an URL that cannot be written
+    output = ShardOutput(
+        {"prior_sha256": fingerprint},
+        cli.config.max_failed,
+        committed=None if url is None else lambda name: publish(run, name, url),
+    )
     cli.trainer.callbacks += [output, Progress()]  # type: ignore[attr-defined]
     cli.trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
     return _summary(run, cli.datamodule)

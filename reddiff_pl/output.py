@@ -139,7 +139,7 @@ class ShardOutput(Callback):
         if batch.last:
             writer.commit(batch.complete, {**self.info, "versions": versions()})
             log.info("shard %s: finished, %d samples", writer.name, len(writer.done))
-            if self.committed is not None:
+            if self.committed is not None and batch.complete:
                 self.committed(writer.name)
 
 

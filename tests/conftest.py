@@ -40,11 +40,20 @@ def reddiff(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]
     return run
 
 
+@pytest.fixture(scope="session")
+def zygote():
+    from run_tasks import Zygote
+
+    zygote = Zygote()
+    yield zygote
+    zygote.close()
+
+
 @pytest.fixture
-def tasks(tmp_path):
+def tasks(zygote, tmp_path):
     """Runs commands in processes of their own."""
     from run_tasks import Tasks
 
-    tasks = Tasks(tmp_path)
+    tasks = Tasks(zygote, tmp_path)
     yield tasks
     tasks.close()

@@ -21,29 +21,40 @@ TINY = [
 ]
 
 
-class Tasks:
-    """Starts tasks, and knows how they ended."""
+class Zygote:
+    """The process that has imported everything and forks the tasks."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._zygote = subprocess.Popen(
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("zygote.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "COUNT_FILE": str(folder / "count"), "PYTHONPATH": os.pathsep.join(sys.path)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
-        self._alive: set[int] = set()
 
-    def _ask(self, message: object) -> int:
-        assert self._zygote.stdin and self._zygote.stdout
-        self._zygote.stdin.write(json.dumps(message) + "\n")
-        self._zygote.stdin.flush()
-        return int(self._zygote.stdout.readline())
+    def ask(self, message: object) -> int:
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(json.dumps(message) + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+class Tasks:
+    """Starts tasks, and knows how they ended."""
+
+    def __init__(self, zygote: Zygote, folder: Path) -> None:
+        self.folder = folder
+        self._ask = zygote.ask
+        self._alive: set[int] = set()
 
     def start(self, *argv: object) -> int:
         """Start `reddiff argv...`; returns its process id. What it prints goes to `printed`."""
-        pid = self._ask([str(self.printed), *map(str, argv)])
+        pid = self._ask([str(self.folder), *map(str, argv)])
         self._alive.add(pid)
         return pid
 
@@ -67,13 +78,9 @@ class Tasks:
         return self.folder / "printed.log"
 
     def close(self) -> None:
-        for pid in self._alive:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        self._zygote.kill()
-        self._zygote.wait()
+        for pid in list(self._alive):
+            os.kill(pid, signal.SIGKILL)  # not yet waited for, so it is still this one's
+            self.wait(pid)
 
 
 def tiny_shards(folder: Path, shards: int, samples: int) -> Path:

@@ -20,10 +20,11 @@ for line in sys.stdin:
         _, status = os.waitpid(message, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
         continue
-    log, *argv = message
+    folder, *argv = message
     pid = os.fork()
     if pid == 0:
-        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        file = os.open(f"{folder}/printed.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.environ["COUNT_FILE"] = f"{folder}/count"
         os.dup2(file, 1)
         os.dup2(file, 2)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

@@ -29,10 +29,15 @@ class Prior(nn.Module):
         """
         raise NotImplementedError
 
+    def settings(self) -> str:
+        """What its numbers depend on beside its tensors, as text."""
+        return ""
+
     def fingerprint(self) -> str:
-        """sha256 of all that the prior computes with, as a hexadecimal string."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self.state_dict().items()):
+        """sha256 of all that the prior computes with, weights and settings, as a hexadecimal string."""
+        digest = hashlib.sha256(f"{type(self).__qualname__} {self.shape} {self.settings()}".encode())
+        tensors = {**self.state_dict(), "abar": self.abar}
+        for name, value in sorted(tensors.items()):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()

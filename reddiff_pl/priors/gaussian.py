@@ -50,6 +50,9 @@ class Gaussian(Prior):
         ) ** -exponent
         self.register_buffer("spectrum", spectrum * variance / full.mean())
 
+    def settings(self) -> str:
+        return f"mean {self.mean}"
+
     def filter(self, x: Tensor, gain: Callable[[Tensor], Tensor]) -> Tensor:
         """gain(C) x for a function of the covariance C, (B, C, H, W) -> the same."""
         spectrum = gain(self.spectrum.to(x.dtype))

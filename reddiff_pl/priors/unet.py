@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +42,8 @@ class UNet(Prior):
         beta_end: float = 0.02,
     ) -> None:
         super().__init__()
+        if precision not in ("32", "bf16", "16"):
+            raise ConfigError(f"model.prior.init_args.precision: must be 32, bf16 or 16, got {precision}")
         self.network = _load(path or str(BUNDLED), hub)
         config: Any = self.network.config
         size = (
@@ -55,6 +58,10 @@ class UNet(Prior):
         if precision == "32":
             torch.backends.cuda.matmul.allow_tf32 = False
             torch.backends.cudnn.allow_tf32 = False
+
+    def settings(self) -> str:
+        config = {key: value for key, value in self.network.config.items() if not key.startswith("_")}
+        return json.dumps([self.precision, config], sort_keys=True, default=str)
 
     def eps(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         labels = label if self.network.class_embedding is not None else None
@@ -80,8 +87,21 @@ def _load(path: str, hub: bool) -> torch.nn.Module:
     from diffusers import UNet2DModel  # seconds to import, so only when a network is wanted
 
     try:
-        network = UNet2DModel.from_pretrained(path, local_files_only=not hub, low_cpu_mem_usage=False)
+        # safetensors only: no pickle is ever opened
+        network, loaded = UNet2DModel.from_pretrained(
+            path,
+            local_files_only=not hub,
+            use_safetensors=True,
+            low_cpu_mem_usage=False,
+            output_loading_info=True,
+        )
     except Exception as error:  # whatever a damaged file or an unreachable hub raises
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ConfigError(f"model.prior.init_args.path: cannot load {path}: {reason[0]}") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"model.prior.init_args.path: cannot load {path}: {reason[:300]}") from error
+    # it would leave a layer without weights random
+    if wrong := [*loaded["missing_keys"], *loaded["unexpected_keys"], *loaded["mismatched_keys"]]:
+        raise ConfigError(
+            f"model.prior.init_args.path: the weights in {path} are not those of its config.json: {len(wrong)} tensors "
+            f"are missing, superfluous or of another shape, {wrong[0]} first"
+        )
     return network.float().eval().requires_grad_(False)

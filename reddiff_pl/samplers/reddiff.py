@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from deepinv.physics import Physics
@@ -122,10 +122,15 @@ class REDDiff(Sampler):
         for name, value in {"lr": lr, "lam": lam, "obs_weight": obs_weight, "sigma_x0": sigma_x0}.items():
             if not value >= 0:
                 raise ConfigError(f"model.sampler.init_args.{name}: must not be negative, got {value}")
-        if weighting not in _WEIGHTINGS:
-            raise ConfigError(
-                f"model.sampler.init_args.weighting: must be one of {', '.join(_WEIGHTINGS)}, got {weighting}"
-            )
+        for name, choice, choices in (
+            ("weighting", weighting, tuple(_WEIGHTINGS)),
+            ("order", order, get_args(Order)),
+            ("output", output, ("mu", "x_hat")),
+        ):
+            if choice not in choices:
+                raise ConfigError(
+                    f"model.sampler.init_args.{name}: must be one of {', '.join(choices)}, got {choice}"
+                )
         self.steps, self.timesteps, self.order = steps, timesteps, order
         self.lr, self.betas, self.adam_eps, self.optimizer = lr, betas, adam_eps, optimizer
         self.lam, self.weighting, self.obs_weight = lam, weighting, obs_weight
@@ -207,7 +212,7 @@ class REDDiff(Sampler):
             raise ConfigError(
                 f"model.sampler.init_args.timesteps: must be in 0..{T - 1}, got {wrong or '[]'}"
             )
-        return list(self.timesteps)
+        return sorted(self.timesteps, reverse=True)
 
     def _make_optimizer(self, mu: Tensor) -> torch.optim.Optimizer:
         if self.optimizer is None:

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 WAITS = (1.0, 4.0, 16.0)  # seconds before another try
 BLOCK = 8 << 20  # bytes asked for at once
+PIPE_BLOCK = 1 << 16  # so much of a command's output is held back; more than what pads a tar
 TIMEOUT = 60  # seconds without a byte
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
@@ -79,8 +80,8 @@ def expand(url: str) -> list[str]:
 def publish(run: Run, name: str, url: str) -> None:
     """Upload a finished shard to URL/shards/NAME.tar, and then its sidecar to URL/shards/NAME.json.
 
-    What is there already is not uploaded again. A sidecar always tells of the tar beside it: that of another
-    tar is deleted before this one is uploaded.
+    What is there already is not uploaded again, nor is a shard that is not finished, as one that --limit cut short.
+    A sidecar always tells of the tar beside it: that of another tar is deleted before this one is uploaded.
 
     Args:
         run: the run's paths.
@@ -90,14 +91,10 @@ def publish(run: Run, name: str, url: str) -> None:
     Raises:
         ConfigError: nothing can be written to such a URL, or the store wants credentials.
         OutputError: the upload failed, also after some tries. The local shard stays.
-        ValueError: the shard is not finished.
     """
     _target(run, url)
-    sidecar = finished(run, name)
-    if sidecar is None:
-        raise ValueError(f"shard {name} is not finished")
     try:
-        if _patiently(lambda: _upload(run, name, url, sidecar), f"--publish: shard {name}"):
+        if _patiently(lambda: _upload(run, name, url), f"--publish: shard {name}"):
             log.info("shard %s: published to %s", name, url)
     except OSError as error:
         raise OutputError(
@@ -130,10 +127,13 @@ def publish_missing(run: Run, names: Iterable[str], url: str) -> None:
         publish(run, name, url)
 
 
-def _upload(run: Run, name: str, url: str, sidecar: dict[str, Any]) -> bool:
+def _upload(run: Run, name: str, url: str) -> bool:
     """Upload what differs; whether something did."""
     fs, base = _target(run, url)
     tar, mark = f"{base}/{name}.tar", f"{base}/{name}.json"
+    sidecar = finished(run, name)
+    if sidecar is None:
+        return False
     mine, there = run.sidecar(name).read_bytes(), _read(fs, mark)
     if there == mine:
         return False
@@ -218,7 +218,7 @@ def _pipe(url: str) -> Generator[bytes, None, None]:
     The end is handed out only when the command is known to have succeeded: the reader stops at the end mark of a
     tar, which a command may have written before it fails (as `tar` does when files vanish).
     """
-    command, size = url.partition("pipe:")[2], 1 << 16
+    command = url.partition("pipe:")[2]
     # of a pipeline every command counts; and a stop signal that the whole job gets must not end the command before
     # the run ends by itself, and make a failure of the sample being read
     shell = ["bash", "-o", "pipefail"] if shutil.which("bash") else ["sh"]
@@ -235,7 +235,7 @@ def _pipe(url: str) -> Generator[bytes, None, None]:
         assert process.stdout is not None
         try:
             held = b""
-            while len(block := process.stdout.read(size)) == size:
+            while len(block := process.stdout.read(PIPE_BLOCK)) == PIPE_BLOCK:
                 if held:
                     yield held
                 held = block

@@ -134,22 +134,23 @@ class Slurm:
                 os.kill(pid, signal.SIGKILL)
 
     def _own_processes(self) -> list[int]:
-        """Steps and jobs that outlived their slurmd: this cluster's configuration is in their environment."""
-        mark = f"SLURM_CONF={self.folder}/".encode()
+        """Jobs that outlived their slurmd, and what watches over them: this cluster is in their environment."""
         found = []
-        for path in Path("/proc").glob("[0-9]*/environ"):
-            try:
-                if any(item.startswith(mark) for item in path.read_bytes().split(b"\0")):
-                    found.append(int(path.parent.name))
-            except OSError:  # ended meanwhile, or not ours
-                continue
-        return [pid for pid in found if pid != os.getpid()]
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # ended meanwhile, or not ours
+                items = (path / "environ").read_bytes().split(b"\0")
+                job = any(item.startswith(b"SLURM_JOB_ID=") for item in items)
+                if f"SLURM_CONF={self.folder}/slurm.conf".encode() in items and (
+                    job or (path / "comm").read_text().startswith("slurmstepd")
+                ):
+                    found.append(int(path.name))
+        return found
 
-    def run(self, *command: str | Path, check: bool = True, **env: str) -> str:
+    def run(self, *command: object, check: bool = True) -> str:
         """Run a command against this cluster; returns what it printed."""
         done = subprocess.run(
             [str(part) for part in command],
-            env={**self.env, **env},
+            env=self.env,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -158,11 +159,11 @@ class Slurm:
         assert not check or done.returncode == 0, f"{command}: {done.stdout}"
         return done.stdout
 
-    def sbatch(self, *arguments: str | Path) -> str:
+    def sbatch(self, *arguments: object) -> str:
         """Submit; returns the job's number."""
         return self.run("sbatch", "--parsable", *arguments).strip().split(";")[0]
 
-    def reddiff(self, *arguments: str | Path, check: bool = True) -> str:
+    def reddiff(self, *arguments: object, check: bool = True) -> str:
         return self.run(sys.executable, "-m", "reddiff_pl", *arguments, check=check)
 
     def job(self, job: str) -> dict[str, str]:
@@ -173,9 +174,14 @@ class Slurm:
     def state(self, job: str) -> str:
         return self.job(job)["JobState"]
 
-    def wait_for_job(self, job: str, *states: str, timeout: float = 120) -> dict[str, str]:
-        """Wait until a job is in one of `states`; returns its fields."""
-        _wait(lambda: self.state(job) in states, f"job {job} to be {states}", timeout, lambda: self.job(job))
+    def wait_for_job(self, job: str, *states: str, restarts: int = 0, timeout: float = 120) -> dict[str, str]:
+        """Wait until a job that was requeued so many times is in one of `states`; returns its fields."""
+
+        def there() -> bool:
+            fields = self.job(job)
+            return fields["JobState"] in states and int(fields["Restarts"]) >= restarts
+
+        _wait(there, f"job {job} to be {states}", timeout, lambda: self.job(job))
         return self.job(job)
 
     def wait_for_nodes(self, state: str) -> None:

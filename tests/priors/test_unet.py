@@ -190,11 +190,9 @@ def broken(tmp_path: Path, how: str) -> Path:
         "tensor of another shape",
         pytest.param(
             "tensor missing",
-            marks=pytest.mark.xfail(strict=True, reason="diffusers leaves that layer random, with a warning"),
         ),
         pytest.param(
             "pickled weights",
-            marks=pytest.mark.xfail(strict=True, reason="diffusers falls back to pickle"),
         ),
     ],
 )
@@ -233,14 +231,12 @@ def test_fingerprint(tmp_path: Path, bundled: UNet) -> None:
     assert one == same != changed
 
 
-@pytest.mark.xfail(strict=True, reason="any other word computes in float32")
 def test_unknown_precision(tmp_path: Path) -> None:
     tiny(tmp_path)
     with pytest.raises(ConfigError, match=r"model\.prior\.init_args\.precision"):
         UNet(str(tmp_path), precision="bfloat16")  # type: ignore[arg-type]
 
 
-@pytest.mark.xfail(strict=True, reason="only the weights are in the fingerprint")
 @pytest.mark.parametrize("change", [{"beta_end": 0.01}, {"precision": "bf16"}], ids=str)
 def test_fingerprint_holds_all_that_the_prior_computes_with(tmp_path: Path, change: dict[str, Any]) -> None:
     tiny(tmp_path)

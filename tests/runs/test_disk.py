@@ -14,7 +14,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file
 @pytest.fixture
 def calm(tasks, tmp_path):
     """The options of a run, and its undisturbed result in `calm`."""
-    pattern = tiny_shards(tmp_path / "in", 2, 40)
+    pattern = tiny_shards(tmp_path / "in", 2, 20)
     options = ["restore", *TINY, "--model.sampler.init_args.steps=3", "--data.shards", pattern]
     assert tasks.run(*options, "--out", tmp_path / "calm") == 0
     return options
@@ -22,11 +22,11 @@ def calm(tasks, tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 128 KiB, half of what the run writes."""
+    """A file system of 64 KiB, half of what the run writes."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(folder)], capture_output=True
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True
     )
     if mounted.returncode:
         pytest.skip(f"cannot mount a tmpfs: {mounted.stderr.decode().strip()}")
@@ -42,7 +42,7 @@ def test_disk_full(tasks, tmp_path, calm, small_disk):
     assert tasks.run(*calm, "--out", out) == 1, "and again"
     subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
     assert tasks.run(*calm, "--out", out) == 0
-    assert_everything_once(out, 2, 40)
+    assert_everything_once(out, 2, 20)
     assert tars(out) == tars(tmp_path / "calm")
 
 
@@ -54,7 +54,7 @@ def test_read_only_output(tasks, tmp_path, calm, small_disk):
     assert "Read-only file system" in tasks.printed.read_text()
     subprocess.run(["mount", "-o", "remount,rw,size=8m", str(small_disk)], check=True)
     assert tasks.run(*calm, "--out", out) == 0
-    assert_everything_once(out, 2, 40)
+    assert_everything_once(out, 2, 20)
 
 
 def test_a_quota_is_reached(tasks, tmp_path, calm):
@@ -80,7 +80,7 @@ def test_a_damaged_sidecar(tasks, tmp_path, calm, damage):
     else:
         sidecar.write_text(damage)
     assert tasks.run(*calm, "--out", out) == 0
-    assert_everything_once(out, 2, 40)
+    assert_everything_once(out, 2, 20)
     assert tars(out) == before
 
 

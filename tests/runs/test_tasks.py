@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers import CONFIGS, read_json, restored_keys, write_shard
+from helpers import CONFIGS, read_json, write_shard
 from run_tasks import TINY, assert_everything_once, tars, tiny_shards, wait_until, written
 
 COUNTED = ["--model.sampler.class_path=counting.CountingREDDiff"]

@@ -143,9 +143,6 @@ def test_evaluations_of_the_prior(steps: int, K: int, evaluations: int, antithet
         [700, 300, 300, 13],
         pytest.param(
             [13, 300, 700, 300],
-            marks=pytest.mark.xfail(
-                strict=True, reason="descending takes a list as it is, ascending reverses it"
-            ),
         ),
     ],
 )
@@ -230,8 +227,8 @@ def names_option(error: Exception, option: str) -> bool:
         ("obs_weight", -1.0),
         ("sigma_x0", -1e-4),
         ("weighting", "cubic"),
-        pytest.param("order", "sideways", marks=pytest.mark.xfail(strict=True, reason="taken for random")),
-        pytest.param("output", "x0", marks=pytest.mark.xfail(strict=True, reason="taken for mu")),
+        pytest.param("order", "sideways"),
+        pytest.param("output", "x0"),
     ],
 )
 def test_bad_options(option: str, value: Any) -> None:

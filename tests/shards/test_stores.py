@@ -138,7 +138,7 @@ def test_a_command_that_fails_is_a_failure(shard, command, whole, message):
 
 
 @pytest.mark.parametrize(
-    "command", ["cat {tar}", "cd {folder}; tar -cf - *", "yes | head -c 9 >/dev/null; cat {tar}"]
+    "command", ["cat {tar}", "cd {folder}; tar -cf - *", "(cat {tar}; yes) | head -c {size}"]
 )
 def test_a_command_that_succeeds(shard, tmp_path, command):
     good = read(shard)[0]
@@ -146,8 +146,15 @@ def test_a_command_that_succeeds(shard, tmp_path, command):
     folder.mkdir()
     for key, content in good.items():
         (folder / f"{key}.bin").write_bytes(content)
-    samples, failures = read(f"n=pipe:{command.format(tar=shard, folder=folder)}")
+    samples, failures = read(f"n=pipe:{command.format(tar=shard, folder=folder, size=shard.stat().st_size)}")
     assert samples == good and not failures
+
+
+def test_a_command_that_fails_in_the_padding(shard):
+    """Whole blocks, the end mark among them, were read before its end."""
+    padding = -shard.stat().st_size % stores.PIPE_BLOCK + 1
+    _, [failure] = read(f"n=pipe:cat {shard}; head -c {padding} /dev/zero; exit 3")
+    assert "exit code 3" in failure.reason
 
 
 def test_files_that_vanish_while_they_are_packed(tmp_path):
@@ -163,9 +170,7 @@ def test_a_stop_signal_to_the_whole_job_leaves_the_command_alone(shard):
 
 
 def test_a_command_that_is_not_read_to_its_end_is_ended(shard, tmp_path):
-    entries = read_shard(
-        Shard("s", f"n=pipe:echo $$ > {tmp_path}/pid; cat {shard}; sleep 1000 | cat; exit 9")
-    )
+    entries = read_shard(Shard("s", f"n=pipe:sleep 1000 >&2 & echo $$ > {tmp_path}/pid; cat {shard}; wait"))
     assert isinstance(next(entries), RawSample)
     group = int((tmp_path / "pid").read_text())
     os.killpg(group, 0)
@@ -434,13 +439,17 @@ def test_what_is_missing_is_published(s3, requests, tmp_path):
 
 
 @contextmanager
-def breaking(address: str, request: bytes):
-    """A way to a server that breaks whenever `request` passes; its address."""
+def breaking(address: str, request: str, times: int = 1000):
+    """A way to a server that breaks when `request` passes, so many times; its address."""
     host, port = re.match(r"http://(.*):(\d+)", address).groups()
+    left = [None] * times
 
     def forward(source: socket.socket, target: socket.socket) -> None:
         with suppress(OSError):
-            while (data := source.recv(1 << 16)) and not data.startswith(request):
+            while data := source.recv(1 << 16):
+                if data.startswith(request.encode()) and left:
+                    left.pop()
+                    break
                 target.sendall(data)
         for end in (source, target):
             with suppress(OSError):
@@ -462,23 +471,38 @@ def breaking(address: str, request: bytes):
         listener.shutdown(socket.SHUT_RDWR)
 
 
-@pytest.mark.parametrize("suffix", ["tar", "json"])
-def test_an_upload_that_breaks_is_taken_up(s3, s3_server, requests, monkeypatch, tmp_path, suffix):
+@pytest.mark.parametrize(
+    "broken", ["HEAD /bucket/shards/a.json", "PUT /bucket/shards/a.tar", "PUT /bucket/shards/a.json"]
+)
+def test_an_upload_that_breaks_is_taken_up(s3, s3_server, requests, monkeypatch, tmp_path, broken):
     run = Run(tmp_path)
     finish(run, "a")
-    with breaking(s3_server[0], f"PUT /bucket/shards/a.{suffix}".encode()) as address:
+    with breaking(s3_server[0], broken) as address:
         set_store(monkeypatch, address)
+        monkeypatch.setattr(stores, "WAITS", ())
         with pytest.raises(
             OutputError, match="--publish: shard a cannot be uploaded to s3://bucket: "
         ) as caught:
-            stores.publish(run, "a", "s3://bucket")
+            stores.publish_missing(run, ["a"], "s3://bucket")
     assert "\n" not in str(caught.value) and str(run.tar("a")) in str(caught.value)
     set_store(monkeypatch, s3_server[0])
-    there = [("PUT", "/bucket/shards/a.tar")] if suffix == "json" else []
-    assert sorted(set(requests())) == there and not s3.exists("bucket/shards/a.json")
+    there = {("PUT", "/bucket/shards/a.tar")} if broken == "PUT /bucket/shards/a.json" else set()
+    assert set(requests()) == there and not s3.exists("bucket/shards/a.json")
     stores.publish_missing(run, ["a"], "s3://bucket")
     assert requests() == [("PUT", f"/bucket/shards/a.{suffix}") for suffix in ("tar", "json")]
     assert json.loads(s3.cat_file("bucket/shards/a.json")) == read_json(run.sidecar("a"))
+
+
+def test_an_upload_is_tried_again(s3, s3_server, requests, monkeypatch, tmp_path):
+    run = Run(tmp_path)
+    finish(run, "a")
+    # more often than s3fs and its HTTP client try by themselves
+    with breaking(s3_server[0], "PUT /bucket/shards/a.json", times=12) as address:
+        set_store(monkeypatch, address)
+        monkeypatch.setattr(stores, "WAITS", (0.01, 0.02, 0.03))
+        stores.publish(run, "a", "s3://bucket")
+    set_store(monkeypatch, s3_server[0])
+    assert s3.cat_file("bucket/shards/a.json") == run.sidecar("a").read_bytes()
 
 
 def test_publishing_into_a_bucket_that_is_not_there(s3, requests, tmp_path):
@@ -516,6 +540,24 @@ def test_where_nothing_can_be_published(monkeypatch, tmp_path, url):
     assert run.tar("a").read_bytes() == before
 
 
-def test_an_unfinished_shard_is_not_published(tmp_path):
-    with pytest.raises(ValueError, match="not finished"):
-        stores.publish(Run(tmp_path), "a", f"file://{tmp_path}/there")
+def test_restore_publishes(reddiff, s3, monkeypatch, tmp_path, photos):
+    """What is finished is uploaded; what could not be is by the next run, and is not computed again."""
+    items = list(photos.items())
+    for i in range(2):
+        write_shard(tmp_path / "in" / f"{i}.tar", [(k, {"jpg": v}) for k, v in items[3 * i : 3 * i + 3]])
+    out = tmp_path / "out"
+    restore = ["restore", *QUICK, *INPAINTING, "--data.shards", tmp_path / "in" / "*.tar", "--out", out]
+    code, printed = reddiff(*restore, "--publish", "s3://bucket/set", "--limit", "4")
+    assert code == 0, printed
+    assert sorted(s3.ls("bucket/set/shards")) == ["bucket/set/shards/0.json", "bucket/set/shards/0.tar"]
+    code, printed = reddiff(*restore, "--publish", "s3://no-bucket")
+    assert code == 1 and "--publish: shard 0 cannot be uploaded to s3://no-bucket" in printed
+    assert "Traceback" not in printed
+    assert reddiff(*restore)[0] == 0
+    before = Run(out).tar("1").stat()
+    code, printed = reddiff(*restore, "--publish", "s3://bucket/set")
+    assert code == 0, printed
+    assert Run(out).tar("1").stat().st_mtime_ns == before.st_mtime_ns
+    for name in ("0", "1"):
+        assert s3.cat_file(f"bucket/set/shards/{name}.tar") == Run(out).tar(name).read_bytes()
+        assert s3.cat_file(f"bucket/set/shards/{name}.json") == Run(out).sidecar(name).read_bytes()
