@@ -71,15 +71,18 @@ def submit(argv: list[str]) -> int:
         raise ConfigError("--out: needed; it may also stand in a --config")
     if {"rank", "world"} & given.keys():
         raise ConfigError("--rank and --world: every task finds its own; leave them out")
+    if given.get("overwrite"):
+        raise ConfigError(
+            "--overwrite: each task would, at each start; delete the directory and leave it out"
+        )
     if not options.dry_run and shutil.which("sbatch") is None:
         raise ConfigError("sbatch: not found; submit on a machine with SLURM, or look with --dry-run")
     run = Run(str(given["out"]))
     tasks = options.multinode[0] * options.multinode[1] if options.multinode else options.tasks
-    again = any(given.get(name) not in (None, False) for name in ("overwrite", "retry-failed"))
-    if not _print_plan(run, given, tasks) and not again:
+    scripts = _scripts(options, restore, run)
+    if not _print_plan(run, given, tasks) and not given.get("retry-failed"):
         print("nothing is left to do; nothing is submitted")
         return 0
-    scripts = _scripts(options, restore, run)
     if options.dry_run:
         for path, text in scripts:
             print(f"\n# {path}\n{text}", end="")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -99,10 +100,8 @@ def written(out: Path) -> int:
     """Bytes written so far."""
     total = 0
     for path in (out / "shards").glob("*.tar*"):
-        try:
+        with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
             total += path.stat().st_size
-        except FileNotFoundError:
-            pass  # renamed meanwhile
     return total
 
 

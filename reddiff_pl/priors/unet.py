@@ -60,7 +60,8 @@ class UNet(Prior):
             torch.backends.cudnn.allow_tf32 = False
 
     def settings(self) -> str:
-        config = {key: value for key, value in self.network.config.items() if not key.startswith("_")}
+        network: Any = self.network
+        config = {key: value for key, value in network.config.items() if not key.startswith("_")}
         return json.dumps([self.precision, config], sort_keys=True, default=str)
 
     def eps(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:

@@ -20,6 +20,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
+OTHERS = ("SLURM_", "SBATCH_", "SRUN_", "REDDIFF_")  # settings of another cluster, or of its user
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"  # where the daemons are, also for who is not root
 
 CONF = """\
@@ -67,7 +68,7 @@ class Slurm:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.env = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
+        self.env = {key: value for key, value in os.environ.items() if not key.startswith(OTHERS)}
         self.env |= {
             "PATH": PATH,
             "SLURM_CONF": str(folder / "slurm.conf"),

@@ -42,7 +42,7 @@ def submitted(printed: str) -> list[str]:
     return re.findall(r"^submitted (\d+)", printed, re.MULTILINE)
 
 
-def wait(condition: Callable[[], object], what: str, timeout: float = 120) -> None:
+def wait(condition: Callable[[], object], what: str, timeout: float = 300) -> None:
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, f"waited {timeout:.0f} s for {what}"
@@ -69,6 +69,14 @@ def test_only_exit_code_85_is_requeued(slurm, program, tmp_path, monkeypatch):
     array = submitted(slurm.reddiff("submit", "--tasks", 5, "--gres", "none", *program))[0]
     assert slurm.wait_for_job(f"{array}_4", "FAILED")["ExitCode"] == "85:0"
     assert "restarted 20 times already" in (tmp_path / "out" / "slurm" / f"{array}_4.out").read_text()
+
+
+def test_slurm_has_its_say(slurm, program):
+    """How long an array may be, and what it refuses."""
+    printed = slurm.reddiff("submit", "--dry-run", "--tasks", 7, *program)
+    assert re.findall(r"^#SBATCH --array=(.*)$", printed, re.MULTILINE) == ["0-4", "0-1"]
+    printed = slurm.reddiff("submit", "--tasks", 1, "--partition", "nowhere", *program, check=False)
+    assert "reddiff submit: error: " in printed and "invalid partition" in printed
 
 
 def test_slurm_itself_stops_a_task_before_its_time_limit(slurm, program, tmp_path):

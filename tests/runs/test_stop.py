@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from run_tasks import TINY, assert_everything_once, tars, tiny_shards, wait_until, written
@@ -47,7 +48,7 @@ def test_a_signal_during_the_imports_is_not_missed(tmp_path, seconds):
 
 def catches(pid: int, number: int) -> bool:
     """Whether a process has a handler for a signal."""
-    status = open(f"/proc/{pid}/status").read()
+    status = Path(f"/proc/{pid}/status").read_text()
     mask = int(next(line for line in status.splitlines() if line.startswith("SigCgt")).split()[1], 16)
     return bool(mask >> (number - 1) & 1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from helpers import CONFIGS, read_json, write_shard
@@ -87,7 +88,7 @@ def test_devices_are_processes_of_their_own(tmp_path):
     parent = subprocess.Popen([str(c) for c in command], stderr=subprocess.PIPE, text=True)
     wait_until(lambda: len(list((out / "shards").glob("*.lock"))) == 2)
     wait_until(lambda: all(path.stat().st_size for path in (out / "shards").glob("*.lock")))
-    maps = open(f"/proc/{parent.pid}/maps").read()
+    maps = Path(f"/proc/{parent.pid}/maps").read_text()
     assert "libtorch" not in maps
     holders = [json.loads(path.read_text().splitlines()[-1]) for path in (out / "shards").glob("*.lock")]
     assert {h["task"] for h in holders} == {0, 1}
