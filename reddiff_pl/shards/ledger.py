@@ -25,11 +25,24 @@ def read_sidecar(run: Run, name: str) -> dict[str, Any] | None:
         committed, found = path.stat(), tar.stat()
         if found.st_size != sidecar["tar_bytes"]:
             return None
+        _check(sidecar)
         if found.st_mtime_ns > committed.st_mtime_ns and sha256(tar) != sidecar["tar_sha256"]:
             return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return sidecar
+
+
+def _check(sidecar: dict[str, Any]) -> None:
+    """Raise where a sidecar cannot be added up."""
+    complete, restored = sidecar["complete"], sidecar["restored"]
+    if not (isinstance(complete, bool) and isinstance(restored, int)):
+        raise TypeError
+    for failure in sidecar["failed"]:
+        if not isinstance(failure["index"], int) or not isinstance(failure["reason"], str):
+            raise TypeError
+    for value, count in sidecar["metrics"].values():
+        value + count
 
 
 def sha256(path: Path) -> str:

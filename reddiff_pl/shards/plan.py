@@ -96,7 +96,7 @@ def _expand(pattern: str) -> list[str]:
         elif os.path.isfile(url):
             found.append(url)
         elif glob.has_magic(url):
-            found.extend(sorted(glob.glob(url, recursive=True)))
+            found.extend(sorted(filter(os.path.isfile, glob.glob(url, recursive=True))))
         else:
             what = "is a folder, not a tar (for images: --data.images)" if os.path.isdir(url) else "not found"
             raise ConfigError(f"--data.shards: {url}: {what}")
@@ -143,13 +143,18 @@ def _remote_path(url: str) -> str:
 def _image_shards(folder: str) -> list[Shard]:
     if not os.path.isdir(folder):
         raise ConfigError(f"--data.images: no folder {folder}")
-    files = sorted(
-        os.path.relpath(os.path.join(parent, name), folder)
-        for parent, _, names in os.walk(folder)
-        for name in names
-        if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
-    )
+    files: list[str] = []
+    for parent, folders, names in os.walk(folder, onerror=_refuse_folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        images = [n for n in names if n.lower().endswith(IMAGE_SUFFIXES) and not n.startswith(".")]
+        files.extend(os.path.relpath(os.path.join(parent, name), folder) for name in images)
+    files.sort()
     if not files:
         raise ConfigError(f"--data.images: {folder} holds no image ({', '.join(IMAGE_SUFFIXES)})")
     chunks = [tuple(files[i : i + IMAGES_PER_SHARD]) for i in range(0, len(files), IMAGES_PER_SHARD)]
     return [Shard(f"images-{i:06d}", folder, len(chunk), chunk) for i, chunk in enumerate(chunks)]
+
+
+def _refuse_folder(error: OSError) -> None:
+    """Not to be skipped in silence: its images would be lost."""
+    raise ConfigError(f"--data.images: {error.filename}: {error.strerror}") from error

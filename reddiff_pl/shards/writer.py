@@ -50,6 +50,7 @@ class ShardWriter:
         self._old: dict[str, tuple[int, int]] = {}
         self._lock = ShardLock(run.lock(name))
         self._fd = -1
+        self._resumed = 0
         self._started = time.monotonic()
 
     def open(self) -> bool:
@@ -80,7 +81,8 @@ class ShardWriter:
                 end = offset
         os.ftruncate(self._fd, end)
         os.lseek(self._fd, end, os.SEEK_SET)
-        self._lock.sign(self.task, len(self.done))
+        self._resumed = len(self.done)
+        self._lock.sign(self.task, self._resumed)
         return True
 
     def _recover(self) -> None:
@@ -195,6 +197,7 @@ class ShardWriter:
             "name": self.name,
             "complete": complete,
             "restored": restored,
+            "resumed": self._resumed + len(self._old),
             "failed": [asdict(self.failed[index]) for index in sorted(self.failed)],
             "metrics": sums.metrics,
             "seconds": round(time.monotonic() - self._started, 3),

@@ -18,9 +18,9 @@ from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import write_atomically
 from reddiff_pl.shards.lock import ShardLock
 from reddiff_pl.shards.reader import Failure
+from reddiff_pl.shards.survey import STALE, WINDOW, count_samples, images_per_second, kind_of, survey
 from reddiff_pl.shards.tar import END, encode, scan
 from reddiff_pl.shards.writer import ShardWriter
-from reddiff_pl.status import STALE, WINDOW, count_samples, images_per_second, kind_of, survey
 
 HEAVY = ("torch", "lightning", "webdataset", "numpy")
 HOLDER = """
