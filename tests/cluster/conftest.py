@@ -175,14 +175,18 @@ class Slurm:
     def state(self, job: str) -> str:
         return self.job(job)["JobState"]
 
-    def wait_for_job(self, job: str, *states: str, restarts: int = 0, timeout: float = 120) -> dict[str, str]:
+    def wait_for_job(self, job: str, *states: str, restarts: int = 0, timeout: float = 300) -> dict[str, str]:
         """Wait until a job that was requeued so many times is in one of `states`; returns its fields."""
 
         def there() -> bool:
             fields = self.job(job)
             return fields["JobState"] in states and int(fields["Restarts"]) >= restarts
 
-        _wait(there, f"job {job} to be {states}", timeout, lambda: self.job(job))
+        def report() -> list[str]:
+            fields = self.job(job)
+            return [f"{name}={fields[name]}" for name in ("JobState", "Reason", "Restarts", "ExitCode")]
+
+        _wait(there, f"job {job} to be {' or '.join(states)}", timeout, report)
         return self.job(job)
 
     def wait_for_nodes(self, state: str) -> None:
