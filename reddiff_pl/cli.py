@@ -19,7 +19,7 @@ from reddiff_pl.config import clear, guard, physics_beside, shipped
 from reddiff_pl.datamodule import ShardDataModule
 from reddiff_pl.errors import ConfigError, OutputError, Stopped, TooManyFailed
 from reddiff_pl.logs import log_to, quiet_libraries
-from reddiff_pl.output import Progress, ShardOutput, versions, write_failure
+from reddiff_pl.output import Progress, ShardOutput, provenance, write_failure
 from reddiff_pl.physics import NoNoise
 from reddiff_pl.restoration import Restoration
 from reddiff_pl.shards.layout import Run
@@ -184,7 +184,7 @@ def restore_with(cli: RestoreCLI) -> int:
     """Restore with parsed options: all batches of all shards, then the account."""
     run = _prepare_output(cli)
     cli.make()
-    cli.model.check()
+    cli.model.check(cli.datamodule.degradation.shape)
     stop.check()
 
     fingerprint = cli.model.prior.fingerprint()
@@ -222,7 +222,7 @@ def degrade(argv: list[str]) -> int:
                 members = members_of(entry, isinstance(degradation.noise, NoNoise), degradation.scale)
                 batch.writer.write(entry.key, members, {**entry.meta, **record})
         if batch.last:
-            batch.writer.commit(batch.complete, {"versions": versions()})
+            batch.writer.commit(batch.complete, provenance(batch))
     write_atomically(run.shards / "physics.yaml", _physics_yaml(cli).encode())
     return _summary(run, data)
 

@@ -21,7 +21,7 @@ from reddiff_pl.errors import ConfigError, SampleError, Stopped
 from reddiff_pl.physics.degrade import Degradation
 from reddiff_pl.physics.noise import MeasurementNoise, NoNoise
 from reddiff_pl.shards.layout import Run
-from reddiff_pl.shards.ledger import finished
+from reddiff_pl.shards.ledger import finished, total
 from reddiff_pl.shards.lock import holder
 from reddiff_pl.shards.placement import place
 from reddiff_pl.shards.plan import Shard, assigned, plan
@@ -50,6 +50,7 @@ class Batch:
         last: the shard ends here.
         complete: False when --limit cuts the shard short.
         fraction: share of the task's input that has been read.
+        places: how many places of the shard it stands for, those written by an earlier run included.
     """
 
     shard: Shard
@@ -62,6 +63,7 @@ class Batch:
     last: bool = False
     complete: bool = True
     fraction: float = 0.0
+    places: int = 0
 
     @property
     def keys(self) -> list[str]:
@@ -184,6 +186,9 @@ class ShardDataModule(LightningDataModule):
             *(self.rank, self.world, len(self.shards) - len(own), len(self.shards)),
         )
         left = self.limit
+        if left is not None and self.run is not None:
+            done = total(self.run, {shard.name for shard in self.shards} - {shard.name for shard in own})
+            left = max(left - done.restored - done.failed, 0)
         with ThreadPoolExecutor(self.workers, "decode") as pool:
             for number, shard in enumerate(itertools.chain(own, self._others())):
                 writer = None
@@ -195,7 +200,7 @@ class ShardDataModule(LightningDataModule):
                         continue
                 for batch in self._shard_batches(shard, writer, pool, left):
                     if left is not None:
-                        left -= len(batch.entries)
+                        left -= batch.places
                     read = batch.fraction * sizes[number] if number < len(own) else 0
                     batch.fraction = (sum(sizes[:number]) + read) / max(sum(sizes), 1)
                     yield batch
@@ -203,6 +208,11 @@ class ShardDataModule(LightningDataModule):
     def _is_open(self, shard: Shard) -> bool:
         """Whether something is left to do in a shard."""
         sidecar = finished(self.run, shard.name) if self.run is not None else None
+        if sidecar is not None and sidecar.get("inputs") != shard.digest():
+            raise ConfigError(
+                f"--data.images: the files in {shard.url} are not those that {shard.name} was restored from; choose "
+                "another --out, or add images in a folder of their own"
+            )
         return sidecar is None or (self.retry_failed and bool(sidecar["failed"]))
 
     def _others(self) -> Iterator[Shard]:
@@ -248,7 +258,7 @@ class ShardDataModule(LightningDataModule):
             group, futures = ahead.popleft()
             batch = collate(shard, writer, [future.result() for future in futures], self.batch_size)
             position = max((raw.position for raw in group if isinstance(raw, RawSample)), default=0)
-            batch.fraction = min(position / max(shard.size, 1), 1.0)
+            batch.fraction, batch.places = min(position / max(shard.size, 1), 1.0), len(group)
             yield batch
         complete = limit is None or next(source, None) is None
         yield Batch(shard, writer, [], last=True, complete=complete, fraction=1.0)

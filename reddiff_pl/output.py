@@ -45,6 +45,12 @@ def write_failure(batch: Batch, failure: Failure) -> None:
     batch.writer.fail(failure)
 
 
+def provenance(batch: Batch) -> dict[str, Any]:
+    """What a sidecar says of where its shard comes from."""
+    digest = batch.shard.digest()
+    return {"versions": versions(), **({"inputs": digest} if digest else {})}
+
+
 class ShardOutput(Callback):
     """Writes restored batches in input order, and commits each shard after its last batch.
 
@@ -137,7 +143,7 @@ class ShardOutput(Callback):
                 members.append(("steps.png", decode.png(restored.strips[row])))
             writer.write(entry.key, members, {**entry.meta, **restored.metrics[row], "seed": self._seed})
         if batch.last:
-            writer.commit(batch.complete, {**self.info, "versions": versions()})
+            writer.commit(batch.complete, {**self.info, **provenance(batch)})
             log.info("shard %s: finished, %d samples", writer.name, len(writer.done))
             if self.committed is not None and batch.complete:
                 self.committed(writer.name)

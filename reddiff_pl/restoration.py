@@ -73,13 +73,24 @@ class Restoration(LightningModule):
         self.should_stop: Callable[[], bool] = lambda: False
         self._rows = 0  # images restored at a time, once memory has run out; 0: the whole batch
 
-    def check(self) -> None:
+    def check(self, shape: tuple[int, int, int]) -> None:
         """Start the sampler on an empty image, so that options that do not fit the prior stop before any work.
+
+        Args:
+            shape: (C, H, W) of the images; where it is not the prior's own, the prior is tried too.
 
         Raises:
             ConfigError: which option.
         """
-        empty = torch.zeros(1, *self.prior.shape)
+        empty = torch.zeros(1, *shape)
+        if shape != self.prior.shape:
+            try:
+                self.prior.eps(empty, torch.zeros(1, dtype=torch.long))
+            except Exception as error:  # every network fails in its own way
+                raise ConfigError(
+                    f"--data.size: the prior, made for {self.prior.shape}, does not take images of {shape}: "
+                    f"{' '.join(str(error).split())[:200]}"
+                ) from error
         noise = SeededNoise(self.seed, ["check"])
         self.sampler.init(empty, self.physics, self.prior, noise, x_init=empty)
 

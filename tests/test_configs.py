@@ -21,7 +21,7 @@ def test_it_makes_a_restoration(path: Path, tmp_path):
         options = ["--config", str(CONFIGS / "tasks" / "superresolution_2x.yaml"), *options]
     cli = RestoreCLI("restore", options)
     cli.make()
-    cli.model.check()
+    cli.model.check(cli.model.prior.shape)
     # what it says is what the objects were made of
     wanted = yaml.safe_load(path.read_text())["model"]
     resolved = yaml.safe_load(cli.resolved())["model"]

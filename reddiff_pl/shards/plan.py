@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import itertools
 import os
 import posixpath
@@ -33,6 +34,14 @@ class Shard:
     url: str
     size: int = 0
     images: tuple[str, ...] | None = None
+
+    def digest(self) -> str | None:
+        """Of a folder of images, a hash of the files' names: it tells when others are added. None for a tar."""
+        return (
+            None
+            if self.images is None
+            else hashlib.sha256("\0".join(self.images).encode("utf-8", "surrogateescape")).hexdigest()
+        )
 
 
 def plan(shards: str | Sequence[str] | None, images: str | None) -> list[Shard]:

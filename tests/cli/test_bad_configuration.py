@@ -34,6 +34,8 @@ BAD = {
         ],
         "/nowhere/prior",
     ),
+    "size that the prior does not take": ([*TASK, *SHARDS, "--data.size=32"], "--data.size"),
+    "precision of the trainer": ([*TASK, *SHARDS, "--trainer.precision=bf16-mixed"], "--trainer.precision"),
     "no operator": (SHARDS, "--model.physics"),
     "operator that does not fit": (
         [*SHARDS, "--model.physics=reddiff_pl.physics.SuperResolution", "--model.physics.init_args.factor=7"],

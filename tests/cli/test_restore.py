@@ -105,6 +105,34 @@ def test_a_folder_of_images_restores_as_a_shard_does(reddiff, shard, tmp_path, p
     }
 
 
+def test_images_added_to_a_finished_folder_are_not_passed_over(reddiff, tmp_path, photos):
+    (tmp_path / "photos").mkdir()
+    names = list(photos)
+    (tmp_path / "photos" / "b.jpg").write_bytes(photos[names[0]])
+    command = [
+        "restore",
+        *QUICK,
+        *INPAINTING,
+        "--data.images",
+        tmp_path / "photos",
+        "--out",
+        tmp_path / "out",
+    ]
+    assert reddiff(*command)[0] == 0
+    (tmp_path / "photos" / "a.jpg").write_bytes(photos[names[1]])
+    code, printed = reddiff(*command)
+    assert code == 2 and "--data.images" in printed
+
+
+def test_a_preview_of_several_shards_counts_what_is_there(reddiff, shard, tmp_path):
+    """The second preview does not begin another shard because the first's samples are written."""
+    (tmp_path / "in" / "b.tar").write_bytes(shard.read_bytes())
+    command = ["restore", *QUICK, *INPAINTING, "--data.shards", tmp_path / "in" / "*.tar", "--limit=12"]
+    for _ in range(2):
+        assert reddiff(*command, "--out", tmp_path / "out")[0] == 0
+        assert [len(restored_keys(tmp_path / "out" / "shards" / f"{n}.tar")) for n in "ab"] == [10, 2]
+
+
 def test_names_follow_the_common_prefix(reddiff, shard, tmp_path):
     for name in ("x/0.tar", "y/0.tar", "y/1.tar"):
         path = tmp_path / "many" / name
@@ -270,7 +298,6 @@ def test_another_configuration_in_the_same_place_is_refused(reddiff, shard, tmp_
     for change in (
         "--seed=1",
         "--model.sampler.init_args.lr=0.3",
-        "--data.size=32",
         "--model.prior.init_args.mean=.1",
     ):
         code, printed = reddiff(*command, change)
