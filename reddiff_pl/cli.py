@@ -200,12 +200,18 @@ def restore_with(cli: RestoreCLI) -> int:
     )
     cli.trainer.callbacks += [output, Progress()]  # type: ignore[attr-defined]
     cli.trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
+    if url is not None:
+        publish_missing(
+            run, [shard.name for shard in cli.datamodule.all_shards], url
+        )  # also those of dead tasks
     return _summary(run, cli.datamodule)
 
 
 def degrade(argv: list[str]) -> int:
     """Write the measurements of clean shards or folders as shards, with their operator beside them."""
     cli = RestoreCLI("degrade", argv)
+    if cli.config.publish is not None:
+        raise ConfigError("--publish: degrade does not upload; copy the shards and physics.yaml yourself")
     run = _prepare_output(cli)
     cli.make()
     guard(run, cli.resolved(), "none")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import re
 import shutil
@@ -15,6 +16,8 @@ import yaml
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.lock import ShardLock, holder
+
+log = logging.getLogger(__name__)
 
 _PHYSICS_MODULES = ("deepinv.physics", "reddiff_pl.physics")
 
@@ -55,6 +58,11 @@ def guard(run: Run, resolved: str, prior_sha256: str) -> None:
         pass
     finally:
         temporary.unlink()
+    was, now = (yaml.safe_load(t)["data"]["batch_size"] for t in (run.config.read_text(), text))
+    if was != now:
+        log.warning(
+            "--data.batch_size was %d, is %d: results may differ by rounding from those there", was, now
+        )
     there, mine = (_identity(t) for t in (run.config.read_text(), text))
     different = [key for key in mine.keys() | there.keys() if mine.get(key) != there.get(key)]
     if different:

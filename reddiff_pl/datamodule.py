@@ -258,7 +258,8 @@ class ShardDataModule(LightningDataModule):
             group, futures = ahead.popleft()
             batch = collate(shard, writer, [future.result() for future in futures], self.batch_size)
             position = max((raw.position for raw in group if isinstance(raw, RawSample)), default=0)
-            batch.fraction, batch.places = min(position / max(shard.size, 1), 1.0), len(group)
+            batch.fraction = min(position / shard.size, 1.0) if shard.size else 0.0  # 0: not known
+            batch.places = len(group)
             yield batch
         complete = limit is None or next(source, None) is None
         yield Batch(shard, writer, [], last=True, complete=complete, fraction=1.0)

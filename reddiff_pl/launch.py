@@ -58,9 +58,9 @@ def devices(value: Any) -> list[str] | None:
     Raises:
         ConfigError: it is none of these.
     """
-    visible = _visible_gpus()
     if value in (None, 1, "1"):
         return None
+    visible = _visible_gpus()
     if value in ("auto", -1, "-1"):
         return visible if len(visible) > 1 else None
     if isinstance(value, str) and all(part.strip().isdigit() for part in value.split(",")):
@@ -94,7 +94,7 @@ def _visible_gpus() -> list[str]:
 def launch(command: str, argv: list[str], gpus: Sequence[str]) -> int:
     """Run a command in one process a device; returns their joint exit code.
 
-    Signals are passed on. A process that is killed leaves the others working, and one more finishes what it left.
+    Signals are passed on. A process that dies leaves the others working, and one more finishes what it left.
     """
     rank, world = place(option(argv, "rank"), option(argv, "world"))
     children = [
@@ -111,17 +111,17 @@ def launch(command: str, argv: list[str], gpus: Sequence[str]) -> int:
     if stop.requested():  # it came before there was anyone to pass it on to
         forward(stop.first(), None)
     codes = [child.wait() for child in children]
-    killed = [i for i, code in enumerate(codes) if code < 0]
-    if killed and not any(code in (stop.REQUEUE_ME, 143, 130) for code in codes):
-        first = killed[0]
+    dead = [i for i, code in enumerate(codes) if code < 0 or code == 1]
+    if dead and not any(code in (2, 4, stop.REQUEUE_ME, 143, 130) for code in codes):
+        first = dead[0]
         print(
-            f"reddiff {command}: {len(killed)} of {len(codes)} processes were killed; finishing",
+            f"reddiff {command}: {len(dead)} of {len(codes)} processes died; one more finishes their shards",
             file=sys.stderr,
         )
         last = _start(command, argv, gpus[first], rank * len(gpus) + first, world * len(gpus))
         children.append(last)
         code = last.wait()
-        codes = [code if c < 0 else c for c in codes]
+        codes = [code if i in dead else c for i, c in enumerate(codes)]
     return joint(codes)
 
 

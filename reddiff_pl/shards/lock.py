@@ -16,6 +16,8 @@ from reddiff_pl.errors import ConfigError
 class ShardLock:
     """An exclusive fcntl lock; its file names the holder, a line an attempt.
 
+    The holder must not open that file a second time: closing any descriptor of it drops the lock.
+
     Args:
         path: the lock file, made if needed.
     """
@@ -62,8 +64,11 @@ class ShardLock:
         os.write(self._fd, json.dumps(line).encode() + b"\n")
 
     def attempts(self) -> int:
-        """How often this shard was taken up, this time included."""
-        return len(self.path.read_text().splitlines())
+        """How often this shard was taken up, this time included.
+
+        Read through the lock's own descriptor: to open the file again and close it would drop the lock.
+        """
+        return os.pread(self._fd, os.fstat(self._fd).st_size, 0).count(b"\n")
 
     def release(self, remove: bool) -> None:
         """Give the lock back; `remove` its file when the shard is finished."""

@@ -82,8 +82,9 @@ def _read_tar(shard: Shard) -> Iterator[RawSample | Failure]:
     try:
         with closing(_open(shard.url)) as file, open_tar(file) as archive:
             for member in archive:
-                match = re.match(r"((?:.*/)?[^./][^./]*)\.([^/]+)$", member.name)
-                if member.isreg() and match and not member.name.startswith("__"):
+                name = member.name.removeprefix("./")  # as `tar -C folder .` writes them
+                match = re.match(r"((?:.*/)?[^./][^./]*)\.([^/]+)$", name)
+                if member.isreg() and match and not name.startswith("__"):
                     key, suffix = match.group(1), match.group(2).lower()
                     if current is None or current.key != key or suffix in current.members:
                         if current is not None:

@@ -166,6 +166,13 @@ def test_keys_do_not_choose_paths(reddiff, tmp_path):
     assert len(read_json(tmp_path / "out" / "shards" / "s.json")["failed"]) == 4
 
 
+def test_names_that_begin_with_the_folder_itself(reddiff, tmp_path):
+    """`tar -C folder -cf shard.tar .` writes ./KEY.png, and an entry for the folder."""
+    shard = write_shard(tmp_path / "s.tar", [("./a", {"png": picture()}), ("./b/c", {"png": picture()})])
+    code, _ = reddiff("restore", *QUICK, *RANDOM, "--data.shards", shard, "--out", tmp_path / "out")
+    assert code == 0 and restored_keys(tmp_path / "out" / "shards" / "s.tar") == ["a", "b/c"]
+
+
 def test_a_whole_batch_of_bad_samples(reddiff, tmp_path):
     samples = [(f"bad{i}", {"png": b"x"}) for i in range(4)] + [("good", {"png": picture()})]
     shard = write_shard(tmp_path / "s.tar", samples)

@@ -304,6 +304,8 @@ def test_another_configuration_in_the_same_place_is_refused(reddiff, shard, tmp_
         assert code == 2 and "another configuration" in printed
         assert change.split("=")[0].lstrip("-").split(".")[-1] in printed
     assert reddiff(*command, "--data.workers=1")[0] == 0
+    code, printed = reddiff(*command, "--data.batch_size=3")
+    assert code == 0 and "warning: --data.batch_size was 8, is 3" in printed
 
 
 def test_physics_yaml_is_not_trusted(reddiff, shard, tmp_path):

@@ -97,7 +97,7 @@ class Slurm:
             ["munged", "--foreground", "--force", f"--key-file={key}", f"--socket={paths['socket']}"]
             + [f"--{name}-file={paths[name]}" for name in ("pid", "log", "seed")],
         )
-        _wait(paths["socket"].exists, "munged to answer", 10)
+        self.wait(paths["socket"].exists, "munged to answer", 10)
         self._daemon("slurmctld", ["slurmctld", "-D", "-c"])
         self.start_node("n1")
         self.start_node("n2")
@@ -147,6 +147,17 @@ class Slurm:
                     found.append(int(path.name))
         return found
 
+    @staticmethod
+    def wait(
+        condition: Callable[[], object], what: str, timeout: float = 300, report: Callable[[], object] = str
+    ) -> None:
+        """Wait until a condition holds; fails the test after so many seconds, with a report."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            if time.monotonic() > deadline:
+                pytest.fail(f"waited {timeout:.0f} s for {what} {report()}")
+            time.sleep(0.1)
+
     def run(self, *command: object, check: bool = True) -> str:
         """Run a command against this cluster; returns what it printed."""
         done = subprocess.run(
@@ -161,8 +172,8 @@ class Slurm:
         return done.stdout
 
     def sbatch(self, *arguments: object) -> str:
-        """Submit; returns the job's number."""
-        return self.run("sbatch", "--parsable", *arguments).strip().split(";")[0]
+        """Submit a script; returns the job's number."""
+        return self.run("sbatch", "--parsable", *arguments).strip()
 
     def reddiff(self, *arguments: object, check: bool = True) -> str:
         return self.run(sys.executable, "-m", "reddiff_pl", *arguments, check=check)
@@ -186,7 +197,7 @@ class Slurm:
             fields = self.job(job)
             return [f"{name}={fields[name]}" for name in ("JobState", "Reason", "Restarts", "ExitCode")]
 
-        _wait(there, f"job {job} to be {' or '.join(states)}", timeout, report)
+        self.wait(there, f"job {job} to be {' or '.join(states)}", timeout, report)
         return self.job(job)
 
     def wait_for_nodes(self, state: str) -> None:
@@ -194,7 +205,7 @@ class Slurm:
             states = self.run("sinfo", "--noheader", "--Node", "--format=%T", check=False).split()
             return states == [state, state]
 
-        _wait(there, f"the nodes to be {state}", 60, lambda: self.run("sinfo", "--Node", check=False))
+        self.wait(there, f"the nodes to be {state}", 60, lambda: self.run("sinfo", "--Node", check=False))
 
     def start_now(self, job: str) -> None:
         """Let a requeued job start, which SLURM makes wait for two minutes."""
@@ -210,16 +221,6 @@ def _free_ports(count: int) -> list[int]:
     for one in sockets:
         one.close()
     return ports
-
-
-def _wait(
-    condition: Callable[[], bool], what: str, timeout: float, report: Callable[[], object] = lambda: ""
-) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"waited {timeout:.0f} s for {what}; {report()}")
-        time.sleep(0.2)
 
 
 @pytest.fixture(scope="session")

@@ -72,6 +72,22 @@ def test_shipped_scripts_are_sound(path):
     assert "--job-name=bash" not in path.read_text()
 
 
+@pytest.mark.parametrize("fails", ["", "evaluate"])
+def test_the_follow_up_runs_what_the_version_has(tmp_path, fails):
+    program = tmp_path / "reddiff"
+    program.write_text(
+        "#!/bin/bash\n"
+        "[ $1 != --help ] || exec printf 'commands:\\n  evaluate   this\\n  reporting  not this\\n  status     that\\n'\n"
+        f'echo "$@" >>{tmp_path}/called\n'
+        f"[ $1 != '{fails}' ]\n"
+    )
+    program.chmod(0o755)
+    command = ["/bin/bash", str(ROOT / "slurm" / "follow_up.sbatch"), "o ut"]
+    done = subprocess.run(command, env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
+    assert (tmp_path / "called").read_text() == "evaluate o ut\nstatus o ut\n"
+    assert done.returncode == (1 if fails else 0)
+
+
 def test_the_plan_counts_what_is_left(dry, reddiff):
     plan, scripts = dry("--tasks", "2")
     assert "3, 0 finished, 3 to do" in plan and "2, about 2 shards a task" in plan

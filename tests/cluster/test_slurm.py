@@ -6,21 +6,21 @@ import json
 import os
 import re
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import CONFIGS, png, read_json, restored_keys, write_shard
 
+SCRIPTS = Path(__file__).parents[2] / "slurm"
+
 # stands for `reddiff restore` where the scripts are what is tested: one task ends by itself, the others wait
 PROGRAM = """\
 #!/bin/bash
 me="${SLURM_ARRAY_TASK_ID:-$SLURM_PROCID} restart ${SLURM_RESTART_COUNT:-0}"
-echo "begins $me pid $$ gpu ${CUDA_VISIBLE_DEVICES:-none} cores ${SLURM_CPUS_PER_TASK} options $*"
+echo "begins $me pid $$ gpu ${CUDA_VISIBLE_DEVICES:-none} cores $SLURM_CPUS_PER_TASK options$(printf ' <%s>' "$@")"
 trap 'echo "USR2 $me"; exit 85' USR2
-[ -z "$CODES" ] || { codes=($CODES); exit "${codes[$SLURM_ARRAY_TASK_ID]}"; }
+[ -z "$CODES" ] || { codes=($CODES); exit "${codes[${SLURM_ARRAY_TASK_ID:-0}]}"; }
 while :; do sleep 0.1; done
 """
 
@@ -42,13 +42,6 @@ def submitted(printed: str) -> list[str]:
     return re.findall(r"^submitted (\d+)", printed, re.MULTILINE)
 
 
-def wait(condition: Callable[[], object], what: str, timeout: float = 300) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {timeout:.0f} s for {what}"
-        time.sleep(0.1)
-
-
 def test_only_exit_code_85_is_requeued(slurm, program, tmp_path, monkeypatch):
     """Five tasks of one array; the number of the last one's job is that of the array."""
     monkeypatch.setitem(slurm.env, "CODES", "0 1 3 143 85")
@@ -58,7 +51,7 @@ def test_only_exit_code_85_is_requeued(slurm, program, tmp_path, monkeypatch):
         fields = slurm.wait_for_job(f"{array}_{task}", state)
         assert fields["Restarts"] == "0", "nothing but 85 is requeued, nor the whole array with it"
     log = tmp_path / "out" / "slurm" / f"{array}_4.out"
-    assert "cores 1 options restore --data.shards" in log.read_text()
+    assert "cores 1 options <restore> <--data.shards>" in log.read_text()
 
     slurm.start_now(f"{array}_4")
     slurm.wait_for_job(f"{array}_4", "PENDING", restarts=2)
@@ -69,6 +62,32 @@ def test_only_exit_code_85_is_requeued(slurm, program, tmp_path, monkeypatch):
     array = submitted(slurm.reddiff("submit", "--tasks", 5, "--gres", "none", *program))[0]
     assert slurm.wait_for_job(f"{array}_4", "FAILED")["ExitCode"] == "85:0"
     assert "restarted 20 times already" in (tmp_path / "out" / "slurm" / f"{array}_4.out").read_text()
+
+
+def test_scripts_take_options_as_arguments(slurm, tmp_path, monkeypatch):
+    """As they are in slurm/, with a `reddiff` on the path."""
+    path = tmp_path / "bin" / "reddiff"
+    path.parent.mkdir()
+    path.write_text(PROGRAM)
+    path.chmod(0o755)
+    monkeypatch.setitem(slurm.env, "PATH", f"{path.parent}:{slurm.env['PATH']}")
+    monkeypatch.setitem(slurm.env, "CODES", "0")
+    given = ("--cpus-per-task=2", "--mem=1G", f"--output={tmp_path}/%j.out")
+    array = slurm.sbatch("--array=0", *given, SCRIPTS / "restore.sbatch", "--limit", "a b")
+    fit = slurm.sbatch(
+        *("--nodes=2", "--ntasks-per-node=2", "--gres=gpu:2", *given, SCRIPTS / "fit.sbatch", "--out", "a b")
+    )
+    slurm.wait_for_job(array, "COMPLETED")
+    slurm.wait_for_job(fit, "COMPLETED")
+    begun = re.findall(
+        r"begins (\d) .* gpu (\S+) cores 2 options (.*)", (tmp_path / f"{array}.out").read_text()
+    )
+    assert begun == [("0", "0", "<restore> <--limit> <a b>")]
+    begun = re.findall(
+        r"begins (\d) .* gpu (\S+) cores 2 options (.*)", (tmp_path / f"{fit}.out").read_text()
+    )
+    options = "<fit> <--out> <a b> <--trainer.num_nodes=2> <--trainer.devices=2> <--trainer.strategy=ddp>"
+    assert sorted(begun) == [(str(rank), "0,1", options) for rank in range(4)]
 
 
 def test_slurm_has_its_say(slurm, program):
@@ -92,11 +111,11 @@ def test_one_job_with_many_tasks(slurm, program, tmp_path):
     """One killed leaves the others working; they ask for a requeue when stopped, and get it."""
     job = submitted(slurm.reddiff("submit", "--multinode", 2, 2, *program))[0]
     log = tmp_path / "out" / "slurm" / f"{job}.out"
-    wait(lambda: log.exists() and log.read_text().count("begins") == 4, "four tasks")
+    slurm.wait(lambda: log.exists() and log.read_text().count("begins") == 4, "four tasks")
     tasks = re.findall(r"begins (\d) restart 0 pid (\d+) gpu (\d) ", log.read_text())
     assert sorted((rank, gpu) for rank, _, gpu in tasks) == [("0", "0"), ("1", "1"), ("2", "0"), ("3", "1")]
     os.kill(next(int(pid) for rank, pid, _ in tasks if rank == "1"), signal.SIGKILL)
-    wait(lambda: "task 1: Exited with exit code 137" in log.read_text(), "the end of a task")
+    slurm.wait(lambda: "task 1: Exited with exit code 137" in log.read_text(), "the end of a task")
     assert slurm.state(job) == "RUNNING"
     slurm.run("scancel", "--signal=USR2", job)
     slurm.wait_for_job(job, "PENDING", restarts=1)
@@ -147,7 +166,7 @@ def test_an_array_outlives_what_a_cluster_does(slurm, tmp_path):
                 held[rank] = (pid, shard)
         return len(held) == 4
 
-    wait(hold, "a sample of each task")
+    slurm.wait(hold, "a sample of each task")
     assert sorted(shard for _, shard in held.values()) == ["0", "1", "2", "3"]
     nodes = {rank: slurm.job(f"{array}_{rank}")["NodeList"] for rank in held}
     lost = nodes[3]
@@ -169,20 +188,22 @@ def test_an_array_outlives_what_a_cluster_does(slurm, tmp_path):
     slurm.start_now(f"{array}_{cut_off}")
     pid, shard = held[cut_off]
     log = out / "logs" / f"task-{cut_off:05d}.log"
-    wait(lambda: f"shard {shard}: held by" in log.read_text(), "the second attempt to find the shard held")
+    slurm.wait(
+        lambda: f"shard {shard}: held by" in log.read_text(), "the second attempt to find the shard held"
+    )
     assert f"process {pid}" in log.read_text()
     assert slurm.job(f"{array}_{cut_off}")["NodeList"] != lost
     partial = out / "shards" / f"{shard}.tar.partial"
     before = partial.stat().st_size
     os.kill(pid, signal.SIGCONT)
-    wait(lambda: partial.stat().st_size > before, "the first attempt to go on")
+    slurm.wait(lambda: partial.stat().st_size > before, "the first attempt to go on")
     os.kill(pid, signal.SIGSTOP)
     for rank in (stopped, cut_off):
         slurm.wait_for_job(f"{array}_{rank}", "COMPLETED")
 
     # the node is back, and SLURM ends what should not run there
     slurm.start_node(lost)
-    wait(lambda: not Path(f"/proc/{pid}").exists(), "the end of the first attempt")
+    slurm.wait(lambda: not Path(f"/proc/{pid}").exists(), "the end of the first attempt")
     assert {rank: slurm.state(f"{array}_{rank}") for rank in (killed, cancelled)} == {
         killed: "FAILED",
         cancelled: "CANCELLED",

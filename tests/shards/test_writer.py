@@ -125,6 +125,8 @@ def test_two_writers_never_share_a_shard(tmp_path):
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     assert other() == "False"
+    assert writer._lock.attempts() == 1
+    assert other() == "False", "to count the attempts does not drop the lock"
     writer.close()
     assert other() == "True"
 
