@@ -1,0 +1,85 @@
+"""The main path on a CUDA device: the same images as on the CPU, and memory that runs out."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from helpers import CONFIGS, VAL_SHARD, read_tar, restored_keys
+from PIL import Image
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+TASKS = ["inpainting_random", "superresolution_4x", "deblur_gauss"]
+
+
+def images(tar) -> dict[str, np.ndarray]:
+    members = read_tar(tar).items()
+    return {n: np.asarray(Image.open(io.BytesIO(c))).astype(float) for n, c in members if n.endswith(".png")}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_with_noise_from_the_cpu_the_devices_agree(reddiff, tmp_path, task):
+    """float32, one noise: to one grey level but for a few pixels, and the run's own noise to the same quality."""
+    command = [
+        "restore",
+        "--config",
+        CONFIGS / "tasks" / f"{task}.yaml",
+        "--data.shards",
+        VAL_SHARD,
+        "--limit=8",
+    ]
+    for device, options in {
+        "cpu": ["--trainer.accelerator=cpu"],
+        "gpu": ["--trainer.accelerator=gpu", "--model.noise_device=cpu"],
+    }.items():
+        code, printed = reddiff(*command, *options, "--out", tmp_path / device)
+        assert code == 0, printed
+    one, other = (images(tmp_path / device / "shards" / "val-000000.tar") for device in ("cpu", "gpu"))
+    difference = np.stack([np.abs(one[name] - other[name]) for name in one])
+    print(
+        f"{task}: {(difference > 1).mean():.2e} of the bytes differ by more than one, at most {difference.max()}"
+    )
+    assert (difference > 1).mean() < 1e-3
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+def test_bytes_repeat(reddiff, tmp_path, precision):
+    command = ["restore", "--config", CONFIGS / "demo.yaml", "--data.shards", VAL_SHARD, "--limit=8"]
+    command += ["--trainer.accelerator=gpu", f"--model.prior.init_args.precision={precision}"]
+    for name in ("a", "b"):
+        assert reddiff(*command, "--out", tmp_path / name)[0] == 0
+    one, other = (images(tmp_path / name / "shards" / "val-000000.tar") for name in ("a", "b"))
+    assert all((one[name] == other[name]).all() for name in one)
+
+
+def test_memory_runs_out(tmp_path):
+    """A real out-of-memory error of the allocator: the batch is halved until it fits."""
+    program = (
+        "import sys, torch\n"
+        "torch.cuda.set_per_process_memory_fraction(0.01)\n"
+        "from reddiff_pl.__main__ import main\nsys.exit(main(sys.argv[1:]))"
+    )
+    command = [
+        "restore",
+        "--config",
+        CONFIGS / "demo.yaml",
+        "--data.shards",
+        VAL_SHARD,
+        "--out",
+        tmp_path / "out",
+    ]
+    command += ["--data.batch_size=512", "--model.sampler.init_args.steps=5", "--trainer.accelerator=gpu"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, command)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout + done.stderr).count("out of memory") == 1
+    assert len(restored_keys(tmp_path / "out" / "shards" / "val-000000.tar")) == 49
