@@ -208,9 +208,12 @@ class Slurm:
         self.wait(there, f"the nodes to be {state}", 60, lambda: self.run("sinfo", "--Node", check=False))
 
     def start_now(self, job: str) -> None:
-        """Let a requeued job start, which SLURM makes wait for two minutes."""
+        """Let a requeued job start, which SLURM makes wait for two minutes.
+
+        In two seconds: a node refuses a job within the second in which its first attempt was ended there.
+        """
         self.wait_for_job(job, "PENDING")
-        self.run("scontrol", "update", f"jobid={job}", "starttime=now")
+        self.run("scontrol", "update", f"jobid={job}", "starttime=now+2")
 
 
 def _free_ports(count: int) -> list[int]:

@@ -77,7 +77,7 @@ def test_the_follow_up_runs_what_the_version_has(tmp_path, fails):
     program = tmp_path / "reddiff"
     program.write_text(
         "#!/bin/bash\n"
-        "[ $1 != --help ] || exec printf 'commands:\\n  evaluate   this\\n  reporting  not this\\n  status     that\\n'\n"
+        "[ $1 != --help ] || exec printf 'commands:\\n  evaluate  this\\n  reporting  not this\\n'\n"
         f'echo "$@" >>{tmp_path}/called\n'
         f"[ $1 != '{fails}' ]\n"
     )
