@@ -22,13 +22,13 @@ log = logging.getLogger(__name__)
 _PHYSICS_MODULES = ("deepinv.physics", "reddiff_pl.physics")
 
 
-def shipped(name: str) -> str:
-    """Path of a configuration that ships: beside the package in a clone, inside it once installed."""
+def shipped(name: str, kind: str = "configs") -> str:
+    """Path of a file of configs/ or slurm/: beside the package in a clone, inside it once installed."""
     package = Path(__file__).parent
-    for folder in (package.parent / "configs", package / "configs"):
+    for folder in (package.parent / kind, package / kind):
         if (folder / name).is_file():
             return str(folder / name)
-    raise ConfigError(f"no shipped configuration {name}")
+    raise ConfigError(f"no {kind}/{name} ships with this package")
 
 
 def guard(run: Run, resolved: str, prior_sha256: str) -> None:

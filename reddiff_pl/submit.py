@@ -16,7 +16,9 @@ from typing import Any
 
 import yaml
 
+from reddiff_pl.config import shipped
 from reddiff_pl.errors import ConfigError
+from reddiff_pl.sbatch import fill
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import finished
 from reddiff_pl.shards.plan import plan
@@ -31,7 +33,6 @@ and submitted with sbatch; with them what SLURM and the tasks print. slurm/READM
 
 ARRAY, MULTINODE, FOLLOW_UP = "restore.sbatch", "restore_multinode.sbatch", "follow_up.sbatch"
 DEFAULT_MAX_ARRAY_SIZE = 1001  # SLURM's own
-Directives = Mapping[str, str | None]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -230,7 +231,13 @@ def _scripts(options: argparse.Namespace, restore: Sequence[str], run: Run) -> l
     if options.multinode:
         nodes, tasks = options.multinode
         resources |= {"nodes": str(nodes), "ntasks-per-node": str(tasks), "output": f"{folder}/%j.out"}
-        text = fill(_template(MULTINODE), resources, options.sbatch_arg, arguments=restore, **lines)
+        text = fill(
+            Path(shipped(MULTINODE, "slurm")).read_text(),
+            resources,
+            options.sbatch_arg,
+            arguments=restore,
+            **lines,
+        )
         scripts = [(folder / MULTINODE, text)]
     else:
         scripts = []
@@ -238,7 +245,7 @@ def _scripts(options: argparse.Namespace, restore: Sequence[str], run: Run) -> l
             resources |= {"array": array.indices, "output": f"{folder}/%A_%a.out"}
             whole = f"REDDIFF_ARRAY_OFFSET={array.offset} REDDIFF_WORLD={options.tasks}"
             text = fill(
-                _template(ARRAY), resources, options.sbatch_arg, arguments=restore,
+                Path(shipped(ARRAY, "slurm")).read_text(), resources, options.sbatch_arg, arguments=restore,
                 export=None if array.count == options.tasks else whole, **lines,
             )  # fmt: skip
             name = ARRAY if not array.offset else ARRAY.replace(".", f"-{array.offset}.")
@@ -246,7 +253,10 @@ def _scripts(options: argparse.Namespace, restore: Sequence[str], run: Run) -> l
     if options.follow_up:
         place["output"] = f"{folder}/follow-up-%j.out"
         scripts.append(
-            (folder / FOLLOW_UP, fill(_template(FOLLOW_UP), place, arguments=[str(run.out)], **lines))
+            (
+                folder / FOLLOW_UP,
+                fill(Path(shipped(FOLLOW_UP, "slurm")).read_text(), place, arguments=[str(run.out)], **lines),
+            )
         )
     return scripts
 
@@ -279,92 +289,6 @@ def _max_array_size() -> int:
         return DEFAULT_MAX_ARRAY_SIZE
     size = re.search(r"^MaxArraySize\s*=\s*(\d+)", shown, re.MULTILINE)
     return max(int(size.group(1)), 1) if size else DEFAULT_MAX_ARRAY_SIZE
-
-
-def _template(name: str) -> str:
-    """A script that ships: beside the package in a clone, inside it once installed."""
-    package = Path(__file__).parent
-    for folder in (package.parent / "slurm", package / "slurm"):
-        if (folder / name).is_file():
-            return (folder / name).read_text()
-    raise ConfigError(f"no shipped script {name}")
-
-
-def fill(
-    text: str,
-    directives: Directives,
-    more: Sequence[str] = (),
-    *,
-    setup: str | None,
-    command: str,
-    arguments: Sequence[str],
-    export: str | None = None,
-) -> str:
-    """Fill a script in.
-
-    Args:
-        text: one of slurm/.
-        directives: #SBATCH options to set, {name: value}; None takes one out.
-        more: #SBATCH options as they are; they overrule the others.
-        setup: shell lines before the program.
-        command: how the program is called.
-        arguments: its options.
-        export: variables to export.
-
-    Raises:
-        ConfigError: the script has lost the place of one of these.
-    """
-    values = {**directives, **dict(_split(arg) for arg in more if arg.startswith("--"))}
-    for name, value in values.items():
-        line = f"#SBATCH --{name}{'=' if value else ''}{_quoted(value or '')}\n"
-        there = re.compile(rf"^##?SBATCH --{re.escape(name)}(=.*)?\n", re.MULTILINE)
-        if value is None:
-            text = there.sub("", text)
-        elif there.search(text):
-            text = there.sub(line.replace("\\", r"\\"), text, count=1)
-        else:
-            text = _after_directives(text, line)
-    for arg in more:
-        if not arg.startswith("--"):
-            text = _after_directives(text, f"#SBATCH {arg}\n")
-    if setup:
-        text = _replace(text, r"#\. \.venv/bin/activate", setup)
-    text = _replace(text, r"reddiff=\(reddiff\)", f"reddiff=({command})")
-    if export:
-        text = _replace(text, r"#export REDDIFF_ARRAY_OFFSET=.*", f"export {export}")
-    return _replace(text, r"#set -- .*", f"set -- {_wrapped(arguments)}")
-
-
-def _split(argument: str) -> tuple[str, str]:
-    name, _, value = argument[2:].partition("=")
-    return name, value
-
-
-def _quoted(value: str) -> str:
-    return f'"{value}"' if re.search(r"[\s#]", value) else value
-
-
-def _after_directives(text: str, line: str) -> str:
-    end = [match.end() for match in re.finditer(r"^##?SBATCH .*\n", text, re.MULTILINE)][-1]
-    return text[:end] + line + text[end:]
-
-
-def _replace(text: str, pattern: str, line: str) -> str:
-    text, count = re.subn(rf"^{pattern}$", lambda _: line, text, flags=re.MULTILINE)
-    if count != 1:
-        raise ConfigError(f"the shipped script has {count} lines like {pattern}, expected one")
-    return text
-
-
-def _wrapped(arguments: Sequence[str]) -> str:
-    """Shell words, a line an option with its values."""
-    lines: list[str] = []
-    for argument in arguments:
-        if argument.startswith("--") or not lines:
-            lines.append(shlex.quote(argument))
-        else:
-            lines[-1] += f" {shlex.quote(argument)}"
-    return " \\\n  ".join(lines)
 
 
 def _submit(run: Run, scripts: Sequence[tuple[Path, str]], follow_up: bool) -> int:
