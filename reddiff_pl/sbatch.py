@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from reddiff_pl.config import shipped
+from reddiff_pl.errors import ConfigError
 
 Directives = Mapping[str, str | None]
 
 
 def fill(
-    text: str,
+    name: str,
     directives: Directives,
     more: Sequence[str] = (),
     *,
@@ -22,7 +26,7 @@ def fill(
     """Fill a script in.
 
     Args:
-        text: one of slurm/.
+        name: one of slurm/.
         directives: #SBATCH options to set, {name: value}; None takes one out.
         more: #SBATCH options as they are; they overrule the others.
         setup: shell lines before the program.
@@ -33,6 +37,7 @@ def fill(
     Raises:
         ConfigError: the script has lost the place of one of these.
     """
+    text = Path(shipped(name, "slurm")).read_text()
     values = {**directives, **dict(_split(arg) for arg in more if arg.startswith("--"))}
     for name, value in values.items():
         line = f"#SBATCH --{name}{'=' if value else ''}{_quoted(value or '')}\n"

@@ -16,7 +16,6 @@ from typing import Any
 
 import yaml
 
-from reddiff_pl.config import shipped
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.sbatch import fill
 from reddiff_pl.shards.layout import Run
@@ -232,7 +231,7 @@ def _scripts(options: argparse.Namespace, restore: Sequence[str], run: Run) -> l
         nodes, tasks = options.multinode
         resources |= {"nodes": str(nodes), "ntasks-per-node": str(tasks), "output": f"{folder}/%j.out"}
         text = fill(
-            Path(shipped(MULTINODE, "slurm")).read_text(),
+            MULTINODE,
             resources,
             options.sbatch_arg,
             arguments=restore,
@@ -245,7 +244,7 @@ def _scripts(options: argparse.Namespace, restore: Sequence[str], run: Run) -> l
             resources |= {"array": array.indices, "output": f"{folder}/%A_%a.out"}
             whole = f"REDDIFF_ARRAY_OFFSET={array.offset} REDDIFF_WORLD={options.tasks}"
             text = fill(
-                Path(shipped(ARRAY, "slurm")).read_text(), resources, options.sbatch_arg, arguments=restore,
+                ARRAY, resources, options.sbatch_arg, arguments=restore,
                 export=None if array.count == options.tasks else whole, **lines,
             )  # fmt: skip
             name = ARRAY if not array.offset else ARRAY.replace(".", f"-{array.offset}.")
@@ -255,7 +254,7 @@ def _scripts(options: argparse.Namespace, restore: Sequence[str], run: Run) -> l
         scripts.append(
             (
                 folder / FOLLOW_UP,
-                fill(Path(shipped(FOLLOW_UP, "slurm")).read_text(), place, arguments=[str(run.out)], **lines),
+                fill(FOLLOW_UP, place, arguments=[str(run.out)], **lines),
             )
         )
     return scripts
