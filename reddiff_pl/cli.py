@@ -19,15 +19,14 @@ from reddiff_pl.config import clear, guard, physics_beside, shipped
 from reddiff_pl.datamodule import ShardDataModule
 from reddiff_pl.errors import ConfigError, OutputError, Stopped, TooManyFailed
 from reddiff_pl.logs import log_to, quiet_libraries
-from reddiff_pl.output import Progress, ShardOutput, provenance, write_failure
+from reddiff_pl.output import Members, Progress, ShardOutput, write_batch
 from reddiff_pl.physics import NoNoise
 from reddiff_pl.restoration import Restoration
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import total, write_atomically
 from reddiff_pl.shards.placement import place
 from reddiff_pl.shards.plan import plan
-from reddiff_pl.shards.reader import Failure
-from reddiff_pl.shards.samples import members_of
+from reddiff_pl.shards.samples import Sample, members_of
 from reddiff_pl.shards.stores import publish, publish_missing
 
 log = logging.getLogger(__name__)
@@ -218,17 +217,13 @@ def degrade(argv: list[str]) -> int:
     data, degradation = cli.datamodule, cli.datamodule.degradation
     data.should_stop = stop.requested
     record = {"sigma_y": degradation.noise.sigma_y} if degradation.noise.sigma_y else {}
+
+    def members(sample: Sample, row: int) -> Members:
+        files = members_of(sample, isinstance(degradation.noise, NoNoise), degradation.scale)
+        return files, {**sample.meta, **record}
+
     for batch in tqdm(data.batches(), unit="batch", mininterval=1):
-        for entry in batch.entries:
-            if batch.writer.has(entry):
-                continue
-            if isinstance(entry, Failure):
-                write_failure(batch, entry)
-            else:
-                members = members_of(entry, isinstance(degradation.noise, NoNoise), degradation.scale)
-                batch.writer.write(entry.key, members, {**entry.meta, **record})
-        if batch.last:
-            batch.writer.commit(batch.complete, provenance(batch))
+        write_batch(batch, members, {})
     write_atomically(run.shards / "physics.yaml", _physics_yaml(cli).encode())
     return _summary(run, data)
 

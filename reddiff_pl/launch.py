@@ -33,10 +33,17 @@ def option(argv: Sequence[str], name: str) -> Any:
         if flag in ("--config", "-c", f"--{name}"):
             given = given or next(items, "")
             if flag == f"--{name}":
-                value = yaml.safe_load(given)
+                value = _parsed(given)
             elif (found := _in_file(given, name)) is not None:
                 value = found
     return value
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
 
 
 def _in_file(path: str, name: str) -> Any:

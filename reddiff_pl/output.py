@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import platform
 import queue
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -38,17 +39,41 @@ def versions() -> dict[str, str]:
     }
 
 
-def write_failure(batch: Batch, failure: Failure) -> None:
-    """List a sample as failed, with one line in the log."""
-    log.warning("shard %s, key %s: %s", batch.shard.name, failure.key or "-", failure.reason)
-    assert batch.writer is not None
-    batch.writer.fail(failure)
+Members: TypeAlias = tuple[list[tuple[str, bytes]], Mapping[str, Any]]
+"""What is written of a sample: (file name after the first dot, content) of its files, and its .json."""
 
 
-def provenance(batch: Batch) -> dict[str, Any]:
-    """What a sidecar says of where its shard comes from."""
-    digest = batch.shard.digest()
-    return {"versions": versions(), **({"inputs": digest} if digest else {})}
+def write_batch(batch: Batch, members: Callable[[Sample, int], Members], info: Mapping[str, Any]) -> bool:
+    """Write what is missing of a batch, in input order, and commit the shard after its last one.
+
+    Args:
+        batch: its failures are listed with a line in the log, its kept samples copied.
+        members: gives what is written of a sample, from it and its row in the batch.
+        info: what the sidecar says beside its counts.
+
+    Returns:
+        Whether the shard was committed.
+    """
+    writer = batch.writer
+    assert writer is not None
+    rows = itertools.count()
+    for entry in batch.entries:
+        row = next(rows) if isinstance(entry, Sample) else -1
+        if writer.has(entry):
+            continue
+        if isinstance(entry, Failure):
+            log.warning("shard %s, key %s: %s", writer.name, entry.key or "-", entry.reason)
+            writer.fail(entry)
+        elif isinstance(entry, RawSample):
+            writer.copy(entry.key)
+        else:
+            writer.write(entry.key, *members(entry, row))
+    if not batch.last:
+        return False
+    inputs = batch.shard.digest()
+    writer.commit(batch.complete, {**info, "versions": versions(), **({"inputs": inputs} if inputs else {})})
+    log.info("shard %s: finished, %d samples", writer.name, len(writer.done))
+    return True
 
 
 class ShardOutput(Callback):
@@ -124,29 +149,15 @@ class ShardOutput(Callback):
                 self._error = error
 
     def _write(self, batch: Batch, restored: Restored | None) -> None:
-        writer = batch.writer
-        assert writer is not None
-        row = -1
-        for entry in batch.entries:
-            row += isinstance(entry, Sample)
-            if writer.has(entry):
-                continue
-            if isinstance(entry, Failure):
-                write_failure(batch, entry)
-                continue
-            if isinstance(entry, RawSample):
-                writer.copy(entry.key)
-                continue
+        def members(sample: Sample, row: int) -> Members:
             assert restored is not None
-            members = [("png", decode.png(restored.images[row]))]
+            files = [("png", decode.png(restored.images[row]))]
             if restored.strips:
-                members.append(("steps.png", decode.png(restored.strips[row])))
-            writer.write(entry.key, members, {**entry.meta, **restored.metrics[row], "seed": self._seed})
-        if batch.last:
-            writer.commit(batch.complete, {**self.info, **provenance(batch)})
-            log.info("shard %s: finished, %d samples", writer.name, len(writer.done))
-            if self.committed is not None and batch.complete:
-                self.committed(writer.name)
+                files.append(("steps.png", decode.png(restored.strips[row])))
+            return files, {**sample.meta, **restored.metrics[row], "seed": self._seed}
+
+        if write_batch(batch, members, self.info) and batch.complete and self.committed is not None:
+            self.committed(batch.shard.name)
 
 
 class Progress(Callback):

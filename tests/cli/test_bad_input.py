@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 import pytest
-from helpers import CONFIGS, QUICK, npy, png, read_json, restored_keys, write_shard
+from helpers import CONFIGS, QUICK, npy, png, read_json, read_tar, restored_keys, write_shard
 from PIL import Image
 
 RANDOM = ["--config", str(CONFIGS / "tasks" / "inpainting_random.yaml")]
@@ -196,3 +196,19 @@ def test_missing_masks_and_mixed_shapes(reddiff, tmp_path):
     assert code == 3 and restored_keys(tmp_path / "out" / "shards" / "s.tar") == ["a", "b"]
     failed = {f["key"]: f["reason"] for f in read_json(tmp_path / "out" / "shards" / "s.json")["failed"]}
     assert "no mask" in failed["none"] and "same batch" in failed["colour"]
+
+
+def test_degrade_accounts_as_restore_does(reddiff, tmp_path):
+    """One bad photo: listed, the others written; mended and tried again, the shard is whole and in order."""
+    good = {"png": picture()}
+    shard = write_shard(tmp_path / "s.tar", [("a", good), ("b", {"png": b"broken"}), ("c", good)])
+    command = ["degrade", *QUICK, *RANDOM, "--data.shards", shard, "--out", tmp_path / "out"]
+    assert reddiff(*command)[0] == 3
+    output = tmp_path / "out" / "shards" / "s.tar"
+    [failure] = read_json(output.with_suffix(".json"))["failed"]
+    assert failure["key"] == "b"
+    write_shard(shard, [("a", good), ("b", good), ("c", good)])
+    assert reddiff(*command)[0] == 3, "not tried unasked"
+    assert reddiff(*command, "--retry-failed=true")[0] == 0
+    names = [name for name in read_tar(output) if name.endswith("json")]
+    assert names == ["a.json", "b.json", "c.json"]
