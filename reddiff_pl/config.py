@@ -50,20 +50,19 @@ def guard(run: Run, resolved: str, prior_sha256: str) -> None:
     temporary = run.config.with_name(f".config.{os.getpid()}")
     temporary.write_text(text)
     try:
-        os.link(
-            temporary, run.config
-        )  # fails if it is there: the first task wins, and it is never half written
+        # fails if it is there: the first task wins, and it is never half written
+        os.link(temporary, run.config)
         return
     except FileExistsError:
         pass
     finally:
         temporary.unlink()
-    was, now = (yaml.safe_load(t)["data"]["batch_size"] for t in (run.config.read_text(), text))
+    there, mine = _identity(run.config.read_text()), _identity(text)
+    was, now = there.pop("data.batch_size"), mine.pop("data.batch_size")
     if was != now:
         log.warning(
-            "--data.batch_size was %d, is %d: results may differ by rounding from those there", was, now
+            "--data.batch_size was %s, is %s: results may differ by rounding from those there", was, now
         )
-    there, mine = (_identity(t) for t in (run.config.read_text(), text))
     different = [key for key in mine.keys() | there.keys() if mine.get(key) != there.get(key)]
     if different:
         lines = ", ".join(f"{key} was {there.get(key)}, is {mine.get(key)}" for key in sorted(different))
@@ -95,10 +94,12 @@ def clear(run: Run) -> None:
 
 
 def _identity(text: str) -> dict[str, Any]:
+    """What two configurations are compared by, flat."""
     config = yaml.safe_load(text)
     flat = dict(_flatten("model", config.get("model") or {}))
     flat["seed"] = config.get("seed")
-    flat["data.size"] = (config.get("data") or {}).get("size")
+    data = config.get("data") or {}
+    flat |= {"data.size": data.get("size"), "data.batch_size": data.get("batch_size")}
     found = re.search(r"^# prior_sha256: (\w+)", text)
     flat["prior_sha256"] = found.group(1) if found else None
     return flat

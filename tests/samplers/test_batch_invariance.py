@@ -1,6 +1,6 @@
 """An image's result does not depend on its batch: not on its size, its order, nor on the other images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -15,17 +15,10 @@ from reddiff_pl.samplers import REDDiff, SeededNoise, run
 from reddiff_pl.shards.reader import RawSample
 from reddiff_pl.shards.samples import prepare
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ORDERS = ["descending", "random", "random_without_replacement"]
 KEYS = "abcd"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """On a shared machine waiting for a second thread costs ten times the work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @cache

@@ -5,7 +5,6 @@ own Fourier code enters them.
 """
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -14,19 +13,12 @@ from reddiff_pl.physics import Inpainting, SuperResolution, bind
 from reddiff_pl.priors import Gaussian
 from reddiff_pl.samplers import REDDiff, SeededNoise, run
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 N = 32
 STEPS = 3000
 SIGMA_Y = 0.05
 IMAGES, CHAINS = 2, 6
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Thousands of tiny steps: on a shared machine waiting for a second thread costs ten times the work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def field_covariance() -> torch.Tensor:
