@@ -44,6 +44,7 @@ class Sampler:
         noise: Noise,
         label: Tensor | None = None,
         x_init: Tensor | None = None,
+        noise_std: Tensor | None = None,
     ) -> State:
         """The state before the first step.
 
@@ -54,6 +55,7 @@ class Sampler:
             noise: where every draw comes from.
             label: class labels, long (B,), for class-conditional priors.
             x_init: start, (B, C, H, W) in [-1, 1]; default: the sampler's own.
+            noise_std: standard deviation of each measurement's noise, in y's own units, (B,); None: unknown.
         """
         raise NotImplementedError
 
@@ -70,6 +72,7 @@ def run(
     noise: Noise,
     label: Tensor | None = None,
     x_init: Tensor | None = None,
+    noise_std: Tensor | None = None,
     callback: Callable[[int, Tensor, Tensor], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Tensor:
@@ -83,7 +86,7 @@ def run(
         Stopped: `should_stop` said so.
     """
     with torch.no_grad():
-        state = sampler.init(y, physics, prior, noise, label, x_init)
+        state = sampler.init(y, physics, prior, noise, label, x_init, noise_std)
         while state.step < state.steps:
             if should_stop is not None and should_stop():
                 raise Stopped

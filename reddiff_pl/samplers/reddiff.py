@@ -145,6 +145,7 @@ class REDDiff(Sampler):
         noise: Noise,
         label: Tensor | None = None,
         x_init: Tensor | None = None,
+        noise_std: Tensor | None = None,
     ) -> REDDiffState:
         mu = (physics.A_dagger(y) if x_init is None else x_init).detach().clone().contiguous()
         batch, T = len(mu), len(prior.abar)
