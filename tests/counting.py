@@ -1,8 +1,9 @@
-"""RED-diff that counts its work, runs out of memory, or crashes."""
+"""RED-diff that counts its work, waits, runs out of memory, or crashes."""
 
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 import torch
@@ -18,6 +19,19 @@ class CountingREDDiff(REDDiff):
             with open(os.environ["COUNT_FILE"], "a") as file:
                 file.write(f"{len(y)}\n")
         return super().init(y, *args, **kwargs)
+
+
+class WaitingREDDiff(REDDiff):
+    """Begins its second batch when the file $GATE exists."""
+
+    begun = 0
+
+    def step(self, state: Any) -> Any:
+        if state.step == 0:
+            WaitingREDDiff.begun += 1
+        while WaitingREDDiff.begun > 1 and not os.path.exists(os.environ["GATE"]):
+            time.sleep(0.01)
+        return super().step(state)
 
 
 class NarrowREDDiff(REDDiff):

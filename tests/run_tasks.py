@@ -105,7 +105,12 @@ def written(out: Path) -> int:
     return total
 
 
-def wait_until(condition, seconds: float = 60) -> None:
+def alive(pid: int) -> bool:
+    """Whether a task still runs; one that has ended stays as a zombie until it is waited for."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def wait_until(condition, seconds: float = 240) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it never came to that"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -83,17 +85,25 @@ def test_devices_are_processes_of_their_own(tmp_path):
     """`--trainer.devices 2`: two children; one is killed, the run still ends whole. The parent has no torch."""
     pattern = tiny_shards(tmp_path / "in", 4, 12)
     out = tmp_path / "out"
+    gate = tmp_path / "gate"
     command = [sys.executable, "-m", "reddiff_pl", "restore", *TINY, "--trainer.devices=2"]
-    command += ["--model.sampler.init_args.steps=150", "--data.shards", pattern, "--out", out]
-    parent = subprocess.Popen([str(c) for c in command], stderr=subprocess.PIPE, text=True)
-    wait_until(lambda: len(list((out / "shards").glob("*.lock"))) == 2)
-    wait_until(lambda: all(path.stat().st_size for path in (out / "shards").glob("*.lock")))
+    command += ["--model.sampler.class_path=counting.WaitingREDDiff", "--model.sampler.init_args.steps=5"]
+    command += ["--data.shards", pattern, "--out", out]
+    environment = {**os.environ, "GATE": str(gate), "PYTHONPATH": os.pathsep.join(sys.path)}
+    parent = subprocess.Popen([str(c) for c in command], stderr=subprocess.PIPE, text=True, env=environment)
+
+    def holders() -> list[dict]:
+        """Who holds a shard; a lock being written says nothing yet."""
+        texts = [path.read_text() for path in (out / "shards").glob("*.lock")]
+        return [json.loads(text.splitlines()[-1]) for text in texts if text.endswith("\n")]
+
+    # each holds two shards: the one in work, and the next, which is decoded ahead
+    wait_until(lambda: {holder["task"] for holder in holders()} == {0, 1}, seconds=240)
     maps = Path(f"/proc/{parent.pid}/maps").read_text()
     assert "libtorch" not in maps
-    holders = [json.loads(path.read_text().splitlines()[-1]) for path in (out / "shards").glob("*.lock")]
-    assert {h["task"] for h in holders} == {0, 1}
-    subprocess.run(["kill", "-9", str(holders[0]["pid"])], check=True)
-    _, printed = parent.communicate(timeout=120)
+    os.kill(holders()[0]["pid"], signal.SIGKILL)
+    gate.touch()
+    _, printed = parent.communicate(timeout=240)
     assert parent.returncode == 0, printed
     assert "1 of 2 processes died" in printed
     assert_everything_once(out, 4, 12)
