@@ -152,6 +152,8 @@ class ShardOutput(Callback):
         def members(sample: Sample, row: int) -> Members:
             assert restored is not None
             files = [("png", decode.png(restored.images[row]))]
+            if restored.starts is not None:
+                files.append(("start.png", decode.png(restored.starts[row])))
             if restored.strips:
                 files.append(("steps.png", decode.png(restored.strips[row])))
             return files, {**sample.meta, **restored.metrics[row], "seed": self._seed}

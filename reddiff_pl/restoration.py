@@ -30,11 +30,13 @@ class Restored:
         images: uint8, (n, C, H, W).
         metrics: a dict a sample: misfit, and psnr and ssim where there is a reference.
         strips: the evolution of each, uint8 (C, 2H, kept * W), if asked for: x above, x0_hat below.
+        starts: A_dagger(y), uint8 (n, C, H, W), if asked for.
     """
 
     images: Tensor
     metrics: list[dict[str, float | None]]
     strips: list[Tensor]
+    starts: Tensor | None = None
 
 
 class Restoration(LightningModule):
@@ -50,6 +52,7 @@ class Restoration(LightningModule):
         noise: noise added to measurements made from clean images. Measurements that come as such are left
             alone.
         keep_steps: write the evolution of each image over so many of its steps (`KEY.steps.png`).
+        keep_start: write A_dagger(y), which the sampler starts from, as a picture (`KEY.start.png`).
         noise_device: where random numbers are made. Default: on the device that restores; "cpu" gives the same
             ones everywhere.
         seed: the run's seed. Filled in from --seed.
@@ -62,6 +65,7 @@ class Restoration(LightningModule):
         physics: Physics | None = None,
         noise: MeasurementNoise | None = None,
         keep_steps: int = 0,
+        keep_start: bool = False,
         noise_device: str | None = None,
         seed: int = 0,
     ) -> None:
@@ -69,7 +73,8 @@ class Restoration(LightningModule):
         if keep_steps < 0:
             raise ConfigError(f"--model.keep_steps: must not be negative, got {keep_steps}")
         self.prior, self.physics, self.sampler, self.noise = prior, physics, sampler, noise
-        self.keep_steps, self.noise_device, self.seed = keep_steps, noise_device, seed
+        self.keep_steps, self.keep_start = keep_steps, keep_start
+        self.noise_device, self.seed = noise_device, seed
         self.should_stop: Callable[[], bool] = lambda: False
         self._rows = 0  # images restored at a time, once memory has run out; 0: the whole batch
 
@@ -122,7 +127,8 @@ class Restoration(LightningModule):
         images = torch.cat([images for images, _ in parts])
         strips = [strip for _, strips in parts for strip in strips]
         bind(self.physics, batch.params)
-        return Restored(images[:n].cpu(), self._metrics(images, batch), strips[:n])
+        starts = to_uint8(self.physics.A_dagger(batch.y))[:n].cpu() if self.keep_start else None
+        return Restored(images[:n].cpu(), self._metrics(images, batch), strips[:n], starts)
 
     def _restore(self, batch: Batch, start: int, end: int) -> tuple[Tensor, list[Tensor]]:
         """Rows of a batch restored: images as uint8, and their strips."""

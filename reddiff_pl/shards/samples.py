@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from reddiff_pl.errors import SampleError
@@ -46,12 +47,12 @@ def prepare(raw: RawSample, degradation: Degradation) -> Sample:
     Raises:
         SampleError: what is wrong with it.
     """
-    channels, size = degradation.shape[0], degradation.shape[-1]
+    channels = degradation.shape[0]
     members = raw.members
     meta = decode.metadata(decode.member_bytes(members["json"]), "json") if "json" in members else {}
     given = _parameters(raw, degradation)
 
-    if "y.npy" in members or (y_image := _image_member(members, "y.")):
+    if "y.npy" in members or (y_image := image_member(members, "y.")):
         if "y.npy" in members:
             y = decode.array(decode.member_bytes(members["y.npy"]), "y.npy")
         else:
@@ -59,28 +60,47 @@ def prepare(raw: RawSample, degradation: Degradation) -> Sample:
             # [0, 1] in the operator's own range
             y = degradation.scale * decode.unit_tensor(picture) - (degradation.scale - 1)
         y, params = degradation.accept(y, raw.key, given)
-        x = None
-        if x_image := _image_member(members, "x."):
-            picture = decode.image(decode.member_bytes(members[x_image]), x_image, channels)
-            x = 2 * decode.unit_tensor(picture) - 1
-            if tuple(x.shape) != degradation.shape:
-                raise SampleError(
-                    f"{x_image} has {picture.width}x{picture.height} pixels, expected {size}x{size}"
-                )
+        reference = reference_picture(members, degradation.shape)
+        x = None if reference is None else 2 * decode.unit_tensor(reference) - 1
         return Sample(raw.index, raw.key, y, params, x, meta)
 
-    if not (clean := _image_member(members, "")):
+    reference = reference_picture(members, degradation.shape)
+    if reference is None:
         names = ", ".join(sorted(members)) or "nothing"
         raise SampleError(
             f"no measurement: expected KEY.y.npy, KEY.y.png or a clean image such as KEY.jpg, found {names}"
         )
-    picture = decode.image(decode.member_bytes(members[clean]), clean, channels)
-    x = 2 * decode.unit_tensor(decode.square(picture, size, clean)) - 1
+    x = 2 * decode.unit_tensor(reference) - 1
     y, params = degradation(x, raw.key, given)
     return Sample(raw.index, raw.key, y, params, x, meta)
 
 
-def _image_member(members: dict[str, bytes | Path], prefix: str) -> str:
+def reference_picture(members: dict[str, bytes | Path], shape: tuple[int, int, int]) -> Image.Image | None:
+    """A sample's reference as the run takes it; None without one.
+
+    The bare image (`KEY.jpg`) of a clean sample, cropped and reduced; `KEY.x.png` of one that brings a measurement.
+
+    Args:
+        members: its files.
+        shape: (C, H, W) of the run's images.
+
+    Raises:
+        SampleError: it is damaged, or has the wrong size.
+    """
+    channels, height, width = shape
+    measured = "y.npy" in members or bool(image_member(members, "y."))
+    if not (name := image_member(members, "x." if measured else "")):
+        return None
+    picture = decode.image(decode.member_bytes(members[name]), name, channels)
+    if not measured:
+        return decode.square(picture, width, name)
+    if picture.size != (width, height):
+        raise SampleError(f"{name} has {picture.width}x{picture.height} pixels, expected {width}x{height}")
+    return picture
+
+
+def image_member(members: dict[str, bytes | Path], prefix: str) -> str:
+    """The member with this prefix and the suffix of an image; empty without one."""
     return next((prefix + suffix for suffix in decode.IMAGE_MEMBERS if prefix + suffix in members), "")
 
 

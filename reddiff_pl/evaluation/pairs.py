@@ -1,0 +1,288 @@
+"""A run's results read back, each beside its reference.
+
+Everything in OUT may come from a stranger: config.yaml is read as plain data, nothing in it is made into an object,
+and a command in it (`pipe:`) is not run.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+from torch import Tensor
+
+from reddiff_pl.errors import ConfigError, SampleError
+from reddiff_pl.shards import decode
+from reddiff_pl.shards.layout import Run
+from reddiff_pl.shards.ledger import read_sidecar
+from reddiff_pl.shards.plan import Shard, plan
+from reddiff_pl.shards.reader import Failure, RawSample, read_shard
+from reddiff_pl.shards.samples import image_member, reference_picture
+from reddiff_pl.shards.tar import END, open_tar, scan
+
+
+@dataclass
+class Pair:
+    """A restored image, and what belongs to it. Pictures are decoded when they are first asked for.
+
+    Attributes:
+        shard: name of its shard.
+        key: its name.
+        record: its .json member: metrics as restore wrote them, seed, metadata.
+        members: its files in the output, {file name after the first dot: content}: png, json, steps.png, ...
+        raw: its sample in the input; None where the inputs are not there or lack it.
+        scale: what one unit of [0, 1] is in the range of a .npy measurement.
+    """
+
+    shard: str
+    key: str
+    record: dict[str, Any]
+    members: dict[str, bytes]
+    raw: RawSample | None
+    scale: float = 2.0
+
+    @cached_property
+    def image(self) -> Tensor:
+        """The restored image as written, uint8 (C, H, W), C 1 or 3.
+
+        Raises:
+            SampleError: the output holds none, or a damaged one.
+        """
+        if "png" not in self.members:
+            raise SampleError(f"shard {self.shard}, key {self.key}: no png in the output")
+        return _written(self.members["png"], "png")
+
+    @cached_property
+    def reference(self) -> Tensor | None:
+        """The reference, cropped and reduced as the run did it, uint8 of the image's shape; None without one."""
+        if self.raw is None:
+            return None
+        channels, height, width = self.image.shape
+        try:
+            picture = reference_picture(self.raw.members, (channels, height, width))
+        except SampleError:
+            return None
+        found = None if picture is None else to_tensor(picture)
+        return found if found is not None and found.shape == self.image.shape else None
+
+    @cached_property
+    def start(self) -> Tensor | None:
+        """A_dagger(y), where the run kept it (model.keep_start): uint8 of the image's shape."""
+        return _written(self.members["start.png"], "start.png") if "start.png" in self.members else None
+
+    @cached_property
+    def measurement(self) -> Tensor | None:
+        """The measurement for display, uint8 (c, h, w), c 1 or 3; None where the input holds none, or no picture."""
+        members = self.raw.members if self.raw is not None else {}
+        try:
+            if "y.npy" in members:
+                y = decode.array(decode.member_bytes(members["y.npy"]), "y.npy")
+                if y.is_complex() or y.ndim != 3 or len(y) not in (1, 3):
+                    return None
+                unit = ((y + self.scale - 1) / self.scale).nan_to_num(0.0)
+                return (unit * 255).round().clamp(0, 255).byte()
+            if name := image_member(members, "y."):
+                channels = len(self.image)
+                return to_tensor(decode.image(decode.member_bytes(members[name]), name, channels))
+        except SampleError:
+            pass
+        return None
+
+
+class Results:
+    """The shards of a run, finished or not.
+
+    Args:
+        out: output directory of the run.
+        inputs: where its inputs are, if no longer where config.yaml says: tars as --data.shards takes them, or,
+            for a run on a folder of images, that folder.
+        partial: also shards that are still being written, as far as they are whole.
+
+    Attributes:
+        names: the shards, sorted.
+        sidecars: the account of each; None for one that is being written.
+        config: config.yaml as plain data; empty where it cannot be read.
+        notes: lines that say which references cannot be had, and why. Grows while inputs are read.
+
+    Raises:
+        ConfigError: there is no run in `out`, or `inputs` are not there.
+    """
+
+    def __init__(self, out: str | Path, inputs: str | None = None, partial: bool = False) -> None:
+        self.run = Run(out)
+        if not self.run.shards.is_dir():
+            raise ConfigError(f"{out}: not the output directory of a run: it holds no shards/")
+        self.notes: list[str] = []
+        self.config = self._read_config()
+        self._inputs = self._find_inputs(inputs)
+        self.sidecars: dict[str, dict[str, Any] | None] = {}
+        for name in _names(self.run.shards, ".json"):
+            if (sidecar := read_sidecar(self.run, name)) is not None:
+                self.sidecars[name] = sidecar
+        for name in _names(self.run.shards, ".tar.partial") if partial else ():
+            self.sidecars.setdefault(name, None)
+        self.names = sorted(self.sidecars)
+
+    def _read_config(self) -> dict[str, Any]:
+        try:
+            config = yaml.safe_load(self.run.config.read_bytes())
+        except (OSError, yaml.YAMLError) as error:
+            self.notes.append(f"{self.run.config} cannot be read: {' '.join(str(error).split())}")
+            return {}
+        return config if isinstance(config, dict) else {}
+
+    def _find_inputs(self, given: str | None) -> dict[str, Shard]:
+        data = self.config.get("data")
+        data = data if isinstance(data, Mapping) else {}
+        shards, images = data.get("shards"), data.get("images")
+        if given is not None:
+            shards, images = (None, given) if images is not None else (given, None)
+        elif any("pipe:" in str(url) for url in (shards if isinstance(shards, list) else [shards])):
+            self.notes.append(
+                "no references: config.yaml names a command (pipe:); give it as --inputs to run it"
+            )
+            return {}
+        try:
+            return {shard.name: shard for shard in plan(shards, images)}
+        except (ConfigError, TypeError, AttributeError) as error:
+            if given is not None:
+                raise ConfigError(f"--inputs: {error}") from error
+            self.notes.append(f"no references: the run's inputs are not there ({error}); give --inputs")
+            return {}
+
+    def path(self, name: str) -> Path:
+        """The tar of a shard, finished or being written."""
+        return self.run.partial(name) if self.sidecars[name] is None else self.run.tar(name)
+
+    def keys(self, name: str) -> list[str]:
+        """The keys of a shard in order, found without reading its images."""
+        with open(self.path(name), "rb") as file:
+            return [key for key, _, _ in scan(file)]
+
+    def pairs(self, name: str, keys: Container[str] | None = None, inputs: bool = True) -> Iterator[Pair]:
+        """The samples of a shard, in order.
+
+        Args:
+            name: the shard.
+            keys: only these.
+            inputs: read the inputs beside them; without, there are no references and no measurements.
+        """
+        source = _Lookup(self._inputs.get(name), self.notes) if inputs and self._inputs else None
+        if source is not None and name not in self._inputs:
+            self.notes.append(f"no references for shard {name}: not among the inputs")
+        scale = 1.0 if "UnitRange" in str(self._physics()) else 2.0
+        with open(self.path(name), "rb") as file:
+            start = 0
+            for key, end, record in list(scan(file)):
+                if keys is None or key in keys:
+                    file.seek(start)
+                    members = _members(file.read(end - start), key)
+                    raw = source.find(key) if source is not None else None
+                    yield Pair(name, key, decode.metadata(record, f"{key}.json"), members, raw, scale)
+                start = end
+
+    def _physics(self) -> Any:
+        model = self.config.get("model")
+        physics = model.get("physics") if isinstance(model, Mapping) else None
+        return physics.get("class_path") if isinstance(physics, Mapping) else physics
+
+    def failures(self) -> Iterator[tuple[str, str | None, str]]:
+        """Failed samples: (shard, key or None for what has none, reason)."""
+        for name in self.names:
+            sidecar = self.sidecars[name]
+            for failure in sidecar["failed"] if sidecar is not None else _listed(self.run.failed(name)):
+                yield name, failure.get("key"), str(failure.get("reason"))
+
+
+class _Lookup:
+    """Input samples by key, read in one pass where they are asked for in the input's order, as a run writes them."""
+
+    def __init__(self, shard: Shard | None, notes: list[str]) -> None:
+        self.shard, self.notes = shard, notes
+        self.keys: set[str] = set()
+        self.known = shard is None  # whether `keys` holds all there are
+        self.source: Iterator[RawSample | Failure] = iter(())
+        if shard is not None:
+            self.source = read_shard(shard)
+
+    def find(self, key: str) -> RawSample | None:
+        """The sample of this key; None when there is none."""
+        if self.known and key not in self.keys:
+            return None
+        if (found := self._advance(key)) is None and key in self.keys and self.shard is not None:
+            self.source = read_shard(self.shard)  # it was passed over: the orders differ
+            found = self._advance(key)
+        return found
+
+    def _advance(self, key: str) -> RawSample | None:
+        try:
+            for raw in self.source:
+                if isinstance(raw, RawSample):
+                    self.keys.add(raw.key)
+                    if raw.key == key:
+                        return raw
+                elif raw.key is None:
+                    self.notes.append(f"no references from there on: {raw.reason}")
+        except ConfigError as error:  # a store that cannot be reached
+            self.notes.append(f"no references: {error}")
+        self.known = True
+        return None
+
+
+def picture(image: Tensor) -> Image.Image:
+    """uint8 (C, H, W) as a picture, grey or RGB."""
+    array = image.permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """A picture as uint8 (C, H, W)."""
+    array = np.asarray(image)
+    return torch.from_numpy(array[None].copy() if array.ndim == 2 else array.transpose(2, 0, 1).copy())
+
+
+def _written(content: bytes, name: str) -> Tensor:
+    """A picture of the output, as many channels as it was written with."""
+    try:
+        with Image.open(io.BytesIO(content)) as head:
+            channels = 1 if head.mode in ("L", "1", "I;16") else 3
+    except Exception as error:  # Pillow's decoders raise many kinds on damaged files
+        raise SampleError(f"{name} is not a readable image ({error})") from error
+    return to_tensor(decode.image(content, name, channels))
+
+
+def _members(content: bytes, key: str) -> dict[str, bytes]:
+    members = {}
+    with open_tar(io.BytesIO(content + END)) as archive:
+        for member in archive:
+            file = archive.extractfile(member)
+            if file is not None and member.name.startswith(f"{key}."):
+                members[member.name[len(key) + 1 :]] = file.read()
+    return members
+
+
+def _names(folder: Path, suffix: str) -> list[str]:
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob(f"*{suffix}"))
+    return [name.removesuffix(suffix) for name in found]
+
+
+def _listed(path: Path) -> Sequence[dict[str, Any]]:
+    """The lines of a .failed.jsonl; the last may be cut."""
+    found = []
+    try:
+        for line in path.read_text(errors="replace").splitlines():
+            value = json.loads(line)
+            if isinstance(value, dict):
+                found.append(value)
+    except (OSError, ValueError):
+        pass
+    return found
