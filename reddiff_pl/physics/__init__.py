@@ -2,15 +2,18 @@
 
 from reddiff_pl.physics.binding import bind
 from reddiff_pl.physics.blur import GaussianDeblurring
+from reddiff_pl.physics.decomposable import Decomposable
 from reddiff_pl.physics.degrade import Degradation
 from reddiff_pl.physics.inpainting import Inpainting
 from reddiff_pl.physics.masks import BoxMask, FreeFormMask, RandomMask
 from reddiff_pl.physics.noise import GaussianNoise, MeasurementNoise, NoNoise, PoissonNoise
+from reddiff_pl.physics.separable import Separable
 from reddiff_pl.physics.superresolution import SuperResolution
 from reddiff_pl.physics.unit_range import UnitRange
 
 __all__ = [
     "BoxMask",
+    "Decomposable",
     "Degradation",
     "FreeFormMask",
     "GaussianDeblurring",
@@ -20,6 +23,7 @@ __all__ = [
     "NoNoise",
     "PoissonNoise",
     "RandomMask",
+    "Separable",
     "SuperResolution",
     "UnitRange",
     "bind",

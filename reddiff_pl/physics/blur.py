@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from deepinv.physics import LinearPhysics
 from torch import Tensor
 
 from reddiff_pl.errors import ConfigError
+from reddiff_pl.physics.separable import Separable, convolution_matrix
 
 
 def gaussian_kernel(sigma: float, taps: int) -> Tensor:
@@ -18,7 +16,7 @@ def gaussian_kernel(sigma: float, taps: int) -> Tensor:
     return (kernel / kernel.sum()).float()
 
 
-class GaussianDeblurring(LinearPhysics):
+class GaussianDeblurring(Separable):
     """Blur along rows and columns by one kernel, borders padded with zeros (grey in [-1, 1]).
 
     With H the n x n matrix of the 1-D blur, A(X) = H X H^T. H = U S V^T gives the pseudo-inverse
@@ -56,24 +54,7 @@ class GaussianDeblurring(LinearPhysics):
     def parameter_shapes(self, shape: tuple[int, int, int]) -> dict[str, list[tuple[int, ...]]]:
         return {"kernel": [(self.taps,)]}
 
-    def _matrix(self, n: int, dtype: torch.dtype) -> Tensor:
-        """H, (B or 1, 1, n, n): entry (i, j) is kernel[i - j + taps // 2]."""
-        index = torch.arange(n, device=self.kernel.device)
-        lag = index[:, None] - index[None, :] + self.taps // 2
-        inside = (lag >= 0) & (lag < self.taps)
-        return (self.kernel.to(dtype)[:, lag.clamp(0, self.taps - 1)] * inside)[:, None]
-
-    def A(self, x: Tensor, **kwargs: Any) -> Tensor:
-        rows, columns = (self._matrix(n, x.dtype) for n in x.shape[-2:])
-        return rows @ x @ columns.mT
-
-    def A_adjoint(self, y: Tensor, **kwargs: Any) -> Tensor:
-        rows, columns = (self._matrix(n, y.dtype) for n in y.shape[-2:])
-        return rows.mT @ y @ columns
-
-    def A_dagger(self, y: Tensor, **kwargs: Any) -> Tensor:
-        # in float64: float32 singular vectors leave errors of 1e-6 / cut
-        (u, s, vh), (p, r, qh) = (torch.linalg.svd(self._matrix(n, torch.float64)) for n in y.shape[-2:])
-        product = s[..., :, None] * r[..., None, :]
-        inverse = torch.where(product >= self.cut, 1 / product, 0)
-        return (vh.mT @ (inverse * (u.mT @ y.double() @ p)) @ qh).to(y.dtype)
+    def matrices(self, height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        kernel = self.kernel.to(dtype)
+        rows = convolution_matrix(kernel, height)
+        return rows, rows if width == height else convolution_matrix(kernel, width)

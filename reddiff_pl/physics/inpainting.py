@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from deepinv.physics import LinearPhysics
 from torch import Tensor
 
 from reddiff_pl.errors import ConfigError, SampleError
+from reddiff_pl.physics.decomposable import Decomposable
 from reddiff_pl.physics.masks import Mask
 
 
-class Inpainting(LinearPhysics):
-    """Keeps the pixels where the mask is 1. A_dagger(y) = mask * y, exact.
+class Inpainting(Decomposable):
+    """Keeps the pixels where the mask is 1. A_dagger(y) = mask * y, exact. U = A, V = I.
 
     Args:
         mask: how masks are drawn when images are degraded. Samples that bring their own (`KEY.mask.png`) use
@@ -41,14 +41,29 @@ class Inpainting(LinearPhysics):
         return {"mask": [(1, *shape[1:]), shape]}
 
     def A(self, x: Tensor, **kwargs: Any) -> Tensor:
-        if self.mask is None:
-            raise ConfigError(
-                "model.physics: Inpainting has no mask; bind one with bind(physics, {'mask': ...})"
-            )
-        return self.mask.to(x.dtype) * x
+        return self.singular_values(x) * x
 
     def A_adjoint(self, y: Tensor, **kwargs: Any) -> Tensor:
         return self.A(y)
 
     def A_dagger(self, y: Tensor, **kwargs: Any) -> Tensor:
+        return self.A(y)
+
+    def singular_values(self, like: Tensor) -> Tensor:
+        if self.mask is None:
+            raise ConfigError(
+                "model.physics: Inpainting has no mask; bind one with bind(physics, {'mask': ...})"
+            )
+        return self.mask.to(like.dtype)
+
+    def V(self, coefficients: Tensor) -> Tensor:
+        return coefficients
+
+    def V_adjoint(self, x: Tensor) -> Tensor:
+        return x
+
+    def U(self, coefficients: Tensor) -> Tensor:
+        return self.A(coefficients)
+
+    def U_adjoint(self, y: Tensor) -> Tensor:
         return self.A(y)
