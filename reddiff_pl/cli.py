@@ -126,7 +126,8 @@ class RestoreCLI(LightningCLI):
         parser.link_arguments("seed", "model.seed")
         parser.link_arguments("model.physics", "data.physics", apply_on="instantiate")
         parser.link_arguments("model.noise", "data.noise", apply_on="instantiate")
-        parser.link_arguments("model.prior.shape", "data.shape", apply_on="instantiate")
+        for name in ("shape", "classes", "default_label"):
+            parser.link_arguments(f"model.prior.{name}", f"data.{name}", apply_on="instantiate")
 
     def _set_seed(self) -> None:
         # an operator that draws at construction must draw the same in every task
@@ -216,6 +217,7 @@ def degrade(argv: list[str]) -> int:
     guard(run, cli.resolved(), "none")
     data, degradation = cli.datamodule, cli.datamodule.degradation
     data.should_stop = stop.requested
+    data.classes = 0  # measurements are made without the prior
     record = {"sigma_y": degradation.noise.sigma_y} if degradation.noise.sigma_y else {}
 
     def members(sample: Sample, row: int) -> Members:

@@ -26,7 +26,7 @@ from reddiff_pl.shards.lock import holder
 from reddiff_pl.shards.placement import place
 from reddiff_pl.shards.plan import Shard, assigned, plan
 from reddiff_pl.shards.reader import Failure, RawSample, read_shard
-from reddiff_pl.shards.samples import Sample, prepare
+from reddiff_pl.shards.samples import Sample, label_of, prepare
 from reddiff_pl.shards.writer import ShardWriter
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Batch:
         samples: the samples among them; row i of the tensors is `samples[i]`, further rows are padding.
         y: measurements, (B, ...).
         params: operator parameters, {name: (B, ...)}.
-        label: class labels, long (B,), where all samples have one.
+        label: class labels, long (B,), where the prior takes them.
         last: the shard ends here.
         complete: False when --limit cuts the shard short.
         fraction: share of the task's input that has been read.
@@ -99,6 +99,8 @@ class ShardDataModule(LightningDataModule):
         physics: the operator. Filled in from the model.
         noise: the measurement noise. Filled in from the model.
         shape: (C, H, W) of the prior. Filled in from the model.
+        classes: number of classes of the prior; 0: it takes no labels. Filled in from the model.
+        default_label: class of samples without a `label` in their KEY.json. Filled in from the model.
 
     Raises:
         ConfigError: the shards are not there, or the options do not fit each other.
@@ -120,6 +122,8 @@ class ShardDataModule(LightningDataModule):
         physics: Physics | None = None,
         noise: MeasurementNoise | None = None,
         shape: tuple[int, int, int] | None = None,
+        classes: int = 0,
+        default_label: int | None = None,
     ) -> None:
         super().__init__()
         for name, value in {
@@ -138,6 +142,7 @@ class ShardDataModule(LightningDataModule):
         self.run = Run(out) if out is not None else None
         self.degradation = Degradation(physics, noise or NoNoise(), shape, seed)
         self.retry_failed = retry_failed
+        self.classes, self.default_label = classes, default_label
         self.rank, self.world = place(rank, world)
         self.all_shards = plan(shards, images)
         self.shards = assigned(self.all_shards, self.rank, self.world)
@@ -269,7 +274,10 @@ class ShardDataModule(LightningDataModule):
         if isinstance(raw, Failure) or kept:
             return raw
         try:
-            return prepare(raw, self.degradation)
+            sample = prepare(raw, self.degradation)
+            if self.classes:
+                sample.label = label_of(sample.meta, self.classes, self.default_label)
+            return sample
         except SampleError as error:
             return Failure(raw.index, raw.key, " ".join(str(error).split()))
 
@@ -303,8 +311,8 @@ def collate(shard: Shard, writer: ShardWriter | None, entries: list[Entry], batc
     rows = samples + [samples[0]] * (batch_size - len(samples))
     batch.y = torch.stack([sample.y for sample in rows])
     batch.params = {name: torch.stack([sample.params[name] for sample in rows]) for name in first.params}
-    labels = [sample.meta.get("label") for sample in rows]
-    if all(isinstance(label, int) for label in labels):
+    labels = [sample.label for sample in rows if sample.label is not None]
+    if len(labels) == len(rows):
         batch.label = torch.tensor(labels)
     return batch
 

@@ -90,7 +90,8 @@ class Restoration(LightningModule):
         empty = torch.zeros(1, *shape)
         if shape != self.prior.shape:
             try:
-                self.prior.eps(empty, torch.zeros(1, dtype=torch.long))
+                t = label = torch.zeros(1, dtype=torch.long)
+                self.prior.eps(empty, t, label)
             except Exception as error:  # every network fails in its own way
                 raise ConfigError(
                     f"--data.size: the prior, made for {self.prior.shape}, does not take images of {shape}: "

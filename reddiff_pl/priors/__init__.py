@@ -1,7 +1,8 @@
 """Priors: what natural images look like, as a noise predictor."""
 
 from reddiff_pl.priors.base import Prior, linear_abar
+from reddiff_pl.priors.edm import EDM
 from reddiff_pl.priors.gaussian import Gaussian
 from reddiff_pl.priors.unet import UNet
 
-__all__ = ["Gaussian", "Prior", "UNet", "linear_abar"]
+__all__ = ["EDM", "Gaussian", "Prior", "UNet", "linear_abar"]

@@ -7,6 +7,8 @@ import hashlib
 import torch
 from torch import Tensor, nn
 
+from reddiff_pl.errors import ConfigError
+
 
 class Prior(nn.Module):
     """A diffusion model as a prior: predicts the noise in x_t = alpha_t x0 + sigma_t z.
@@ -14,10 +16,14 @@ class Prior(nn.Module):
     Attributes:
         shape: (C, H, W) of its images, which are in [-1, 1].
         abar: alpha_t^2, (T,), float64, descending from near 1.
+        classes: number of classes that labels name, 0..classes-1; 0: it takes no labels.
+        default_label: class of images that come without a label; None: they must have one.
     """
 
     shape: tuple[int, int, int]
     abar: Tensor
+    classes: int = 0
+    default_label: int | None = None
 
     def eps(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """Predicted noise, (B, C, H, W); float32, or the dtype of x_t where the prior is analytic.
@@ -50,6 +56,22 @@ def linear_abar(T: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02)
         Denoising Diffusion Probabilistic Models | https://arxiv.org/abs/2006.11239
     """
     return (1 - torch.linspace(beta_start, beta_end, T, dtype=torch.float64)).cumprod(0)
+
+
+def labels_of(prior: Prior, label: Tensor | None, batch: int) -> Tensor:
+    """Class labels, long (B,): those given, else the prior's default.
+
+    Raises:
+        ConfigError: there are neither.
+    """
+    if label is not None:
+        return label
+    if prior.default_label is None:
+        raise ConfigError(
+            f"model.prior.init_args.label: the prior knows {prior.classes} classes and the images have no label; give "
+            "a `label` in KEY.json, or this default"
+        )
+    return torch.full((batch,), prior.default_label)
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:

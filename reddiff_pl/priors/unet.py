@@ -1,36 +1,58 @@
-"""Denoising UNets from a diffusers folder."""
+"""Denoising UNets from diffusers folders.
+
+What a network predicts becomes the noise eps in x_t = alpha_t x0 + sigma_t eps:
+
+    epsilon: eps    v_prediction: eps = alpha_t v + sigma_t x_t    sample: eps = (x_t - alpha_t x0) / sigma_t
+
+References:
+    Progressive Distillation for Fast Sampling of Diffusion Models | https://arxiv.org/abs/2202.00512
+"""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from reddiff_pl.errors import ConfigError
-from reddiff_pl.priors.base import Prior, linear_abar
+from reddiff_pl.priors.base import Prior, labels_of, per_image
+from reddiff_pl.priors.loading import find_folder, full_precision, load_network, part, scheduler_config
+from reddiff_pl.priors.schedule import abar_from
 
 BUNDLED = Path(__file__).parent.parent / "assets" / "prior64"
 
+_OPTION = "model.prior.init_args.path"
+_PREDICTIONS = ("epsilon", "v_prediction", "sample")
+
 
 class UNet(Prior):
-    """An eps-prediction `diffusers.UNet2DModel`.
+    """A `diffusers.UNet2DModel` with the schedule it was trained with.
 
     Args:
-        path: a folder with config.json and safetensors weights as `save_pretrained` writes it, or with
-            `hub: true` a model id on the Hugging Face hub. Default: the prior that ships with this package,
-            64x64 RGB photographs.
+        path: a folder with config.json and safetensors weights as `save_pretrained` writes it, or a pipeline's
+            with these in unet/; with `hub: true` also a model id on the Hugging Face hub. Default: the prior that
+            ships with this package, 64x64 RGB photographs.
         hub: download `path` from the hub when it is not a local folder. Nothing is downloaded otherwise.
         precision: "32" computes in float32, with TF32 off; "bf16" and "16" run the network under autocast.
             Everything else of a restoration stays in float32.
-        beta_start: first beta of the linear schedule the network was trained with.
-        beta_end: last beta of that schedule. Its length is the network's num_train_timesteps (default 1000).
+        label: class of the samples that have no `label` in their KEY.json, for class-conditional networks. Without,
+            such samples fail.
+        fully_convolutional: apply the network to images of any size at once, padded by reflection to what its levels
+            divide. Networks that see only their own size in training may do worse on others, see `Tiled`.
+        beta_schedule: linear, scaled_linear, squaredcos_cap_v2 or sigmoid. Default of this and the next three:
+            the folder's scheduler_config.json (beside config.json, or in the pipeline's scheduler/); where there is
+            none linear, 1e-4, 0.02, epsilon. The schedule's length is num_train_timesteps of that file, else of the
+            network's config.json, else 1000.
+        beta_start: first beta.
+        beta_end: last beta.
+        prediction_type: what the network predicts: epsilon, v_prediction or sample.
 
     Raises:
-        ConfigError: no usable model at `path`.
+        ConfigError: no usable model at `path`, or options that do not fit it.
     """
 
     def __init__(
@@ -38,71 +60,83 @@ class UNet(Prior):
         path: str | None = None,
         hub: bool = False,
         precision: Literal["32", "bf16", "16"] = "32",
-        beta_start: float = 1e-4,
-        beta_end: float = 0.02,
+        label: int | None = None,
+        fully_convolutional: bool = False,
+        beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"] | None = None,
+        beta_start: float | None = None,
+        beta_end: float | None = None,
+        prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None,
     ) -> None:
         super().__init__()
         if precision not in ("32", "bf16", "16"):
             raise ConfigError(f"model.prior.init_args.precision: must be 32, bf16 or 16, got {precision}")
-        self.network = _load(path or str(BUNDLED), hub)
+        folder = part(find_folder(path or str(BUNDLED), hub), ("unet",))
+        self.network = load_network(folder, ("UNet2DModel",), _OPTION)
         config: Any = self.network.config
         size = (
             config.sample_size if isinstance(config.sample_size, (tuple, list)) else [config.sample_size] * 2
         )
         if size[0] is None:
-            raise ConfigError(f"model.prior.init_args.path: {path}/config.json has no sample_size")
+            raise ConfigError(f"{_OPTION}: {folder}/config.json has no sample_size")
         self.shape = (config.in_channels, size[0], size[1])
-        self.precision = precision
-        T = getattr(config, "num_train_timesteps", None) or 1000
-        self.register_buffer("abar", linear_abar(T, beta_start, beta_end), persistent=False)
+        self.classes = config.num_class_embeds or 0
+        if label is not None and not 0 <= label < self.classes:
+            raise ConfigError(
+                f"model.prior.init_args.label: the network has {self.classes} classes, got {label}"
+            )
+        self.precision, self.default_label, self.fully_convolutional = precision, label, fully_convolutional
+
+        given = {"beta_schedule": beta_schedule, "beta_start": beta_start, "beta_end": beta_end}
+        given = {key: value for key, value in given.items() if value is not None}
+        schedule = {
+            "num_train_timesteps": getattr(config, "num_train_timesteps", None),
+            **(scheduler_config(folder, _OPTION) or {}),
+            **({"trained_betas": None} if given else {}),
+            **given,
+        }
+        self.register_buffer("abar", abar_from(schedule), persistent=False)
+        self.prediction_type = prediction_type or schedule.get("prediction_type", "epsilon")
+        if self.prediction_type not in _PREDICTIONS:
+            raise ConfigError(
+                f"model.prior.init_args.prediction_type: must be one of {', '.join(_PREDICTIONS)}, got "
+                f"{self.prediction_type}"
+            )
         if precision == "32":
-            torch.backends.cuda.matmul.allow_tf32 = False
-            torch.backends.cudnn.allow_tf32 = False
+            full_precision()
 
     def settings(self) -> str:
         network: Any = self.network
         config = {key: value for key, value in network.config.items() if not key.startswith("_")}
-        return json.dumps([self.precision, config], sort_keys=True, default=str)
+        more = [self.prediction_type, self.default_label, self.fully_convolutional]
+        return json.dumps([self.precision, config, *more], sort_keys=True, default=str)
 
     def eps(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        labels = label if self.network.class_embedding is not None else None
+        labels = labels_of(self, label, len(x_t)).to(x_t.device) if self.classes else None
+        x_t = x_t.float()
+        height, width = x_t.shape[-2:]
+        x = self._padded(x_t) if tuple(x_t.shape[1:]) != self.shape else x_t
         dtype = {"bf16": torch.bfloat16, "16": torch.float16}.get(self.precision)
-        with torch.autocast(x_t.device.type, dtype=dtype, enabled=dtype is not None):
+        with torch.autocast(x.device.type, dtype=dtype, enabled=dtype is not None):
             # t stays an integer: bf16 would turn 937 into 936
-            eps = self.network(x_t.float(), t, class_labels=labels, return_dict=False)[0]
-        return eps[:, : self.shape[0]].float()  # a learned variance comes in further channels
+            output = self.network(x, t, class_labels=labels, return_dict=False)[0]
+        # a learned variance comes in further channels
+        output = output[:, : self.shape[0], :height, :width].float()
+        if self.prediction_type == "epsilon":
+            return output
+        abar = per_image(self.abar[t], x_t)
+        alpha, sigma = abar.sqrt().float(), (1 - abar).sqrt().float()
+        if self.prediction_type == "v_prediction":
+            return alpha * output + sigma * x_t
+        return (x_t - alpha * output) / sigma
 
-
-def _load(path: str, hub: bool) -> torch.nn.Module:
-    folder = Path(path)
-    if not folder.is_dir() and not hub:
-        raise ConfigError(
-            f"model.prior.init_args.path: no folder {path}; give a diffusers folder (config.json and "
-            "diffusion_pytorch_model.safetensors), or add hub: true to download it from the Hugging Face hub"
-        )
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise ConfigError(
-            f"model.prior.init_args.path: {path} has no config.json; it is not a diffusers folder"
-        )
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")  # it warns when accelerate is not installed
-    from diffusers import UNet2DModel  # seconds to import, so only when a network is wanted
-
-    try:
-        # safetensors only: no pickle is ever opened
-        network, loaded = UNet2DModel.from_pretrained(
-            path,
-            local_files_only=not hub,
-            use_safetensors=True,
-            low_cpu_mem_usage=False,
-            output_loading_info=True,
-        )
-    except Exception as error:  # whatever a damaged file or an unreachable hub raises
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError(f"model.prior.init_args.path: cannot load {path}: {reason[:300]}") from error
-    # it would leave a layer without weights random
-    if wrong := [*loaded["missing_keys"], *loaded["unexpected_keys"], *loaded["mismatched_keys"]]:
-        raise ConfigError(
-            f"model.prior.init_args.path: the weights in {path} are not those of its config.json: {len(wrong)} tensors "
-            f"are missing, superfluous or of another shape, {wrong[0]} first"
-        )
-    return network.float().eval().requires_grad_(False)
+    def _padded(self, x: Tensor) -> Tensor:
+        """Images of another size, padded at the bottom and the right."""
+        if not self.fully_convolutional or x.shape[1] != self.shape[0]:
+            raise ConfigError(
+                f"model.prior: a network for images of {self.shape} got {tuple(x.shape[1:])}; for larger ones set "
+                "fully_convolutional: true, or wrap the prior in reddiff_pl.priors.Tiled"
+            )
+        network: Any = self.network
+        multiple = 2 ** (len(network.config.block_out_channels) - 1)
+        height, width = x.shape[-2:]
+        return F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="reflect")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ class Sample:
         params: the operator's parameters for this image, {name: (...)}.
         x: reference, (C, H, W) in [-1, 1], if there is one.
         meta: its metadata, passed through.
+        label: its class, where the prior takes labels.
     """
 
     index: int
@@ -36,6 +38,7 @@ class Sample:
     params: dict[str, Tensor]
     x: Tensor | None
     meta: dict[str, Any]
+    label: int | None = None
 
 
 def prepare(raw: RawSample, degradation: Degradation) -> Sample:
@@ -73,6 +76,23 @@ def prepare(raw: RawSample, degradation: Degradation) -> Sample:
     x = 2 * decode.unit_tensor(reference) - 1
     y, params = degradation(x, raw.key, given)
     return Sample(raw.index, raw.key, y, params, x, meta)
+
+
+def label_of(meta: Mapping[str, Any], classes: int, default: int | None) -> int:
+    """The class that a sample's metadata name, 0..classes-1, or the default where they name none.
+
+    Raises:
+        SampleError: no label and no default, or no such class.
+    """
+    label = meta.get("label", default)
+    if label is None:
+        raise SampleError(
+            "no label: the prior is class-conditional; give a `label` in KEY.json, or a default with "
+            "--model.prior.init_args.label"
+        )
+    if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < classes:
+        raise SampleError(f"label is {label}, expected a class number from 0 to {classes - 1}")
+    return label
 
 
 def reference_picture(members: dict[str, bytes | Path], shape: tuple[int, int, int]) -> Image.Image | None:

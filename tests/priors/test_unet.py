@@ -7,15 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DModel
+from networks import WEIGHTS, noise
+from networks import tiny_unet as tiny
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.priors import UNet
-
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -35,27 +34,6 @@ def contacted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(socket.socket, "connect", refuse)
     return addresses
-
-
-def tiny(folder: Path, seed: int = 0, **config: Any) -> UNet2DModel:
-    """A random network, saved to a folder."""
-    torch.manual_seed(seed)
-    options: dict[str, Any] = {
-        "sample_size": 16,
-        "block_out_channels": (8, 16),
-        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
-        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
-        "layers_per_block": 1,
-        "norm_num_groups": 4,
-    }
-    network = UNet2DModel(**(options | config)).eval()
-    network.save_pretrained(folder, safe_serialization=True)
-    assert (folder / WEIGHTS).is_file()
-    return network
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def abar(t: int, start: float = 1e-4, end: float = 0.02, T: int = 1000) -> float:

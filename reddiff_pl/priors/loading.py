@@ -1,0 +1,197 @@
+"""Networks from diffusers folders: safetensors only, and one line that says what to do where one is not there."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from reddiff_pl.errors import ConfigError
+
+_OPENAI = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021"
+KNOWN_CHECKPOINTS = {
+    **{
+        f"{name}.pt": f"{_OPENAI}/{name}.pt"
+        for name in (
+            *("64x64_diffusion", "256x256_diffusion", "256x256_diffusion_uncond", "512x512_diffusion"),
+            *("lsun_bedroom", "lsun_cat", "lsun_horse", "lsun_horse_nodropout"),
+            *("64x64_classifier", "128x128_classifier", "256x256_classifier", "512x512_classifier"),
+        )
+    },
+    "ffhq_10m.pt": "the links in the README of https://github.com/DPS2022/diffusion-posterior-sampling",
+}
+"""Files that `reddiff prior import` reads, and where they are published."""
+
+# weights and settings of an unconditional pipeline, nothing else of a repository
+_WANTED = [
+    f"{folder}{name}"
+    for folder in ("", "unet/", "scheduler/", "vae/", "vqvae/")
+    for name in ("config.json", "scheduler_config.json", "diffusion_pytorch_model*.safetensors*")
+]
+
+
+def find_folder(path: str, hub: bool, option: str = "model.prior.init_args.path") -> Path:
+    """The local folder of a model: `path` itself, or the hub's model of that id, downloaded.
+
+    Raises:
+        ConfigError: there is none; says what to download and where to put it.
+    """
+    folder = Path(path)
+    if folder.is_dir():
+        return folder
+    if folder.is_file():
+        raise ConfigError(
+            f"{option}: {path} is a file, not a diffusers folder; turn a checkpoint of the OpenAI ADM family into one "
+            f"with `reddiff prior import {path} --out FOLDER`, and give that folder"
+        )
+    if not hub:
+        raise ConfigError(f"{option}: no folder {path}; {_advice(path)}")
+    from huggingface_hub import snapshot_download
+
+    try:
+        # fp16 and non-EMA copies would be downloaded beside the weights that are read
+        ignored = ["*.fp16.*", "*.non_ema.*"]
+        return Path(snapshot_download(path, allow_patterns=_WANTED, ignore_patterns=ignored))
+    except Exception as error:  # no network, no such id, no right to it: each has its own type
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(
+            f"{option}: cannot download {path} ({reason[:200]}); without a network, run `hf download {path} "
+            "--local-dir FOLDER` on a machine that has one, copy FOLDER here, and give its path without hub"
+        ) from error
+
+
+def _advice(path: str) -> str:
+    name = Path(path).name
+    stem = name if name.endswith(".pt") else f"{name}.pt"
+    if stem in KNOWN_CHECKPOINTS:
+        return (
+            f"download {stem} from {KNOWN_CHECKPOINTS[stem]}, run `reddiff prior import {stem} --out FOLDER`, and "
+            "give that folder"
+        )
+    if path.count("/") == 1 and not path.startswith(("/", ".")):
+        return (
+            "if that is a model id on the Hugging Face hub, add hub: true to download it, or run `hf download "
+            f"{path} --local-dir FOLDER` and give that folder"
+        )
+    return (
+        "give a diffusers folder (config.json and diffusion_pytorch_model.safetensors), or a model id on the "
+        "Hugging Face hub, such as google/ddpm-celebahq-256, with hub: true"
+    )
+
+
+def part(folder: Path, names: tuple[str, ...]) -> Path:
+    """The first of a pipeline's subfolders that is there, else the folder itself."""
+    if not (folder / "config.json").is_file():
+        for name in names:
+            if (folder / name / "config.json").is_file():
+                return folder / name
+    return folder
+
+
+def read_json(path: Path, option: str) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        ConfigError: the file cannot be read as one.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{option}: cannot read {path}: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{option}: {path} does not hold a JSON object")
+    return content
+
+
+def scheduler_config(folder: Path, option: str) -> dict[str, Any] | None:
+    """The scheduler_config.json of a model or pipeline folder, if it has one."""
+    for place in (folder, folder / "scheduler", folder.parent / "scheduler"):
+        # ../scheduler is a pipeline's only where this is its unet/
+        if (place != folder.parent / "scheduler" or folder.name == "unet") and (
+            place / "scheduler_config.json"
+        ).is_file():
+            return read_json(place / "scheduler_config.json", option)
+    return None
+
+
+def load_network(folder: Path, kinds: tuple[str, ...], option: str) -> nn.Module:
+    """A diffusers network in float32, in evaluation mode, without gradients for its weights.
+
+    Args:
+        folder: with config.json and safetensors.
+        kinds: classes of diffusers that it may be; the first where config.json names none.
+        option: the option that named the folder, for errors.
+
+    Raises:
+        ConfigError: another kind of network, or files that do not make one.
+    """
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"{option}: {folder} has no config.json; it is not a diffusers folder")
+    config = read_json(folder / "config.json", option)
+    kind = config.get("_class_name", kinds[0])
+    if kind not in kinds:
+        text = "; it needs a text prompt" if kind == "UNet2DConditionModel" else ""
+        raise ConfigError(f"{option}: {folder} is a {kind}, expected {' or '.join(kinds)}{text}")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")  # it warns when accelerate is not installed
+    import diffusers  # seconds to import, so only when a network is wanted
+
+    try:
+        if config.get("time_proj_dim"):
+            network, wrong = _with_time_proj(folder, config)
+        else:
+            # safetensors only: no pickle is ever opened
+            network, loaded = getattr(diffusers, kind).from_pretrained(
+                str(folder),
+                local_files_only=True,
+                use_safetensors=True,
+                low_cpu_mem_usage=False,
+                output_loading_info=True,
+            )
+            # it would leave a layer without weights random
+            wrong = [*loaded["missing_keys"], *loaded["unexpected_keys"], *loaded["mismatched_keys"]]
+    except Exception as error:  # whatever a damaged file raises
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"{option}: cannot load {folder}: {reason[:300]}") from error
+    if wrong:
+        raise ConfigError(
+            f"{option}: the weights in {folder} are not those of its config.json: {len(wrong)} tensors are missing, "
+            f"superfluous or of another shape, {wrong[0]} first"
+        )
+    return network.float().eval().requires_grad_(False)
+
+
+def _with_time_proj(folder: Path, config: dict[str, Any]) -> tuple[nn.Module, list[str]]:
+    """A UNet2DModel whose sinusoids of t are wider than its first level, which diffusers cannot say.
+
+    ADM's 512x512 networks are such: their first level has half of the base width.
+    """
+    from safetensors.torch import load_file
+
+    network = wide_unet(config)
+    wrong = network.load_state_dict(load_file(folder / "diffusion_pytorch_model.safetensors"), strict=False)
+    return network, [*wrong.missing_keys, *wrong.unexpected_keys]
+
+
+def wide_unet(config: dict[str, Any]) -> nn.Module:
+    """A random UNet2DModel of this configuration, in which time_proj_dim may set the number of sinusoids."""
+    from diffusers import UNet2DModel
+    from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+
+    dim = config.get("time_proj_dim")
+    settings = {key: value for key, value in config.items() if key != "time_proj_dim" and key[0] != "_"}
+    network = UNet2DModel(**settings)
+    if dim:
+        width = network.time_embedding.linear_2.out_features
+        network.time_proj = Timesteps(dim, network.config.flip_sin_to_cos, network.config.freq_shift)
+        network.time_embedding = TimestepEmbedding(dim, width)
+    return network
+
+
+def full_precision() -> None:
+    """float32 is float32: no TF32 in matrix products and convolutions."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
