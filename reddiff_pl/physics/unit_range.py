@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from deepinv.physics import Physics
+import torch
+from deepinv.physics import LinearPhysics, Physics
 from torch import Tensor
 
 
@@ -29,3 +30,24 @@ class UnitRange(Physics):
 
     def A_dagger(self, y: Tensor, **kwargs: Any) -> Tensor:
         return 2 * self.physics.A_dagger(y, **kwargs) - 1
+
+
+def on_symmetric_range(
+    physics: Physics, y: Tensor, noise_std: Tensor, like: Tensor
+) -> tuple[Physics, Tensor, Tensor]:
+    """The same problem with a linear operator on [-1, 1], where `physics` is a linear one within `UnitRange`.
+
+    y = A((x+1)/2) + n says that 2 y - A(1) = A x + 2 n. Other operators come back as they are.
+
+    Args:
+        physics: the operator.
+        y: measurements, (B, ...).
+        noise_std: standard deviation of their noise, (B,).
+        like: images, (B, C, H, W); only their shape, type and device count.
+
+    Returns:
+        operator, measurements, standard deviation of their noise.
+    """
+    if isinstance(physics, UnitRange) and isinstance(physics.physics, LinearPhysics):
+        return physics.physics, 2 * y - physics.physics.A(torch.ones_like(like)), 2 * noise_std
+    return physics, y, noise_std

@@ -2,7 +2,26 @@
 
 from reddiff_pl.errors import Stopped
 from reddiff_pl.samplers.base import Sampler, State, run
+from reddiff_pl.samplers.ddim import DDIM
+from reddiff_pl.samplers.ddrm import DDRM
+from reddiff_pl.samplers.diffpir import DiffPIR
+from reddiff_pl.samplers.dps import DPS
 from reddiff_pl.samplers.noise import Noise, ReplayedNoise, SeededNoise
+from reddiff_pl.samplers.pigdm import PiGDM
 from reddiff_pl.samplers.reddiff import REDDiff
 
-__all__ = ["Noise", "REDDiff", "ReplayedNoise", "Sampler", "SeededNoise", "State", "Stopped", "run"]
+__all__ = [
+    "DDIM",
+    "DDRM",
+    "DPS",
+    "DiffPIR",
+    "Noise",
+    "PiGDM",
+    "REDDiff",
+    "ReplayedNoise",
+    "Sampler",
+    "SeededNoise",
+    "State",
+    "Stopped",
+    "run",
+]

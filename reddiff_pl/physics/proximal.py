@@ -1,0 +1,73 @@
+"""Proximal steps: the image near a guess that fits the measurement, for any operator."""
+
+from __future__ import annotations
+
+import torch
+from deepinv.physics import LinearPhysics, Physics
+from torch import Tensor
+
+from reddiff_pl.physics.decomposable import Decomposable
+
+
+def proximal(physics: Physics, z: Tensor, y: Tensor, rho: Tensor, iterations: int = 20) -> Tensor:
+    """argmin_x |y - A(x)|^2 + rho |x - z|^2 for each image, (B, C, H, W).
+
+    In closed form for `Decomposable` operators, by conjugate gradients from z for other linear ones, by gradient
+    descent from z for nonlinear ones, which stays at or above the minimum. The number of iterations is fixed, so
+    no image waits for another.
+
+    Args:
+        physics: the operator.
+        z: guesses, (B, C, H, W).
+        y: measurements, (B, ...).
+        rho: weights, (B,), positive.
+        iterations: of the iterative ways, each an evaluation of A and of its adjoint or gradient.
+    """
+    if isinstance(physics, Decomposable):
+        return physics.prox(z, y, rho)
+    rho = rho.to(z).reshape(-1, *[1] * (z.ndim - 1))
+    if isinstance(physics, LinearPhysics):
+        return z + _conjugate_gradients(physics, physics.A_adjoint(y - physics.A(z)), rho, iterations)
+    return _descend(physics, z, y, rho, iterations)
+
+
+def _sums(x: Tensor) -> Tensor:
+    """Sums over each image, (B, ...) -> (B, 1, 1, 1)."""
+    return x.flatten(1).sum(1).reshape(-1, 1, 1, 1)
+
+
+def _conjugate_gradients(physics: LinearPhysics, right: Tensor, rho: Tensor, iterations: int) -> Tensor:
+    """(A^T A + rho)^-1 right, from 0."""
+    x, residual, direction = torch.zeros_like(right), right, right
+    size = _sums(residual.square())
+    for _ in range(iterations):
+        image = physics.A_adjoint(physics.A(direction)) + rho * direction
+        curvature = _sums(direction * image)
+        # an image that has arrived stays where it is
+        length = torch.where(curvature > 0, size / curvature, 0)
+        x, residual = x + length * direction, residual - length * image
+        size, before = _sums(residual.square()), size
+        direction = residual + torch.where(before > 0, size / before, 0) * direction
+    return x
+
+
+def _descend(physics: Physics, z: Tensor, y: Tensor, rho: Tensor, iterations: int) -> Tensor:
+    """Gradient descent whose step length, one an image, grows while the objective falls and shrinks else."""
+
+    def objective(x: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            values = _sums((y - physics.A(x)).abs().square()) + rho * _sums((x - z).square())
+            return values.detach(), torch.autograd.grad(values.sum(), x)[0]
+
+    x = z
+    value, gradient = objective(x)
+    length = 0.5 / (1 + rho)  # one Newton step where A^T A is the identity
+    for _ in range(iterations):
+        candidate = x - length * gradient
+        its_value, its_gradient = objective(candidate)
+        better = its_value < value
+        x, value = torch.where(better, candidate, x), torch.where(better, its_value, value)
+        gradient = torch.where(better, its_gradient, gradient)
+        length = length * torch.where(better, 1.5, 0.25).to(length)
+    return x
