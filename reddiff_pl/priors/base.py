@@ -28,6 +28,8 @@ class Prior(nn.Module):
     def eps(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """Predicted noise, (B, C, H, W); float32, or the dtype of x_t where the prior is analytic.
 
+        Where grad is enabled it must be differentiable in x_t: DPS and PiGDM go through the network.
+
         Args:
             x_t: noisy images, (B, C, H, W).
             t: timesteps, long (B,), 0..T-1.
