@@ -25,6 +25,7 @@ commands:
   degrade    write the measurements of clean shards or of a folder, to restore them elsewhere or later
   status     how far a run is: shards, samples, failures, images/s, time left
   submit     run `restore` on a SLURM cluster
+  prior      `prior import`: turn a checkpoint of the OpenAI ADM family into a folder that `restore` reads
   demo       restore twelve photos that ship with the package, and draw a picture of them
 
 `reddiff COMMAND --help` lists a command's options (for restore and degrade it takes some seconds: they come from
@@ -63,6 +64,10 @@ def _run(command: str, options: list[str]) -> int:
             from reddiff_pl.submit import submit
 
             return submit(options)
+        if command == "prior":
+            from reddiff_pl.importing import prior
+
+            return prior(options)
         if command in ("restore", "degrade", "demo"):
             from reddiff_pl.launch import devices, launch, option
 

@@ -1,9 +1,20 @@
 """Priors: what natural images look like, as a noise predictor."""
 
 from reddiff_pl.priors.base import Prior, linear_abar
+from reddiff_pl.priors.classifier import ADMClassifier, Classifier, ClassifierGuidance
 from reddiff_pl.priors.edm import EDM
 from reddiff_pl.priors.gaussian import Gaussian
 from reddiff_pl.priors.tiled import Tiled
 from reddiff_pl.priors.unet import UNet
 
-__all__ = ["EDM", "Gaussian", "Prior", "Tiled", "UNet", "linear_abar"]
+__all__ = [
+    "EDM",
+    "ADMClassifier",
+    "Classifier",
+    "ClassifierGuidance",
+    "Gaussian",
+    "Prior",
+    "Tiled",
+    "UNet",
+    "linear_abar",
+]

@@ -1,0 +1,194 @@
+"""`reddiff prior import`: a checkpoint of the OpenAI ADM family becomes a folder that the priors read."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+from reddiff_pl.errors import ConfigError
+
+USAGE = """usage: reddiff prior import FILE.pt --out FOLDER [options]
+
+Turn a checkpoint of the OpenAI ADM family (256x256_diffusion_uncond.pt, ffhq_10m.pt, 256x256_classifier.pt, ...) into
+a folder with config.json, safetensors and scheduler_config.json. `reddiff prior import --help` lists the options.
+"""
+
+# what the tensors do not tell: schedule, order of qkv. All other published files are linear and legacy.
+_KNOWN = {"64x64_diffusion": ("cosine", "new"), "64x64_classifier": ("cosine", "legacy")}
+_LINEAR_LEGACY = (
+    *("256x256_diffusion", "256x256_diffusion_uncond", "512x512_diffusion", "ffhq_10m"),
+    *("lsun_bedroom", "lsun_cat", "lsun_horse", "lsun_horse_nodropout"),
+    *("128x128_classifier", "256x256_classifier", "512x512_classifier"),
+)
+_KNOWN |= dict.fromkeys(_LINEAR_LEGACY, ("linear", "legacy"))
+# four heads whatever the level's width, which a UNet2DModel cannot have
+_REFUSED = ("128x128_diffusion", "64_256_upsampler")
+
+_BETAS = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
+
+
+def prior(argv: list[str]) -> int:
+    """The command `reddiff prior`."""
+    if argv[:1] != ["import"]:
+        print(USAGE, end="")
+        return 0 if argv[:1] in (["-h"], ["--help"]) else 2
+    parser = argparse.ArgumentParser("reddiff prior import", description=__doc__.split(": ", 1)[1])
+    parser.add_argument(
+        "file", help="the checkpoint; read as tensors only, a file with code in it is refused"
+    )
+    parser.add_argument("--out", required=True, help="folder to make")
+    parser.add_argument(
+        "--dtype", choices=["float32", "float16"], default="float32", help="type of the weights in the folder"
+    )
+    parser.add_argument(
+        "--image-size", type=int, help="side of its images; default: by the tensors or the name"
+    )
+    parser.add_argument(
+        "--head-channels", type=int, default=64, help="channels of an attention head (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--attention-order",
+        choices=["legacy", "new"],
+        help="rows of qkv head by head, or q, k, v one after the other; default: by the name, else legacy",
+    )
+    parser.add_argument(
+        "--schedule", choices=list(_BETAS), help="noise schedule; default: by the name, else linear"
+    )
+    options = parser.parse_args(argv[1:])
+    for line in import_checkpoint(**vars(options)):
+        print(line)
+    return 0
+
+
+def import_checkpoint(
+    file: str,
+    out: str,
+    dtype: str = "float32",
+    image_size: int | None = None,
+    head_channels: int = 64,
+    attention_order: str | None = None,
+    schedule: str | None = None,
+) -> list[str]:
+    """Write the folder; returns what was recognised, as lines. The arguments are the command's options.
+
+    Raises:
+        ConfigError: the file is none of the family, or damaged; or the folder cannot be made.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    from reddiff_pl.priors import adm, adm_weights, classifier
+    from reddiff_pl.priors.loading import wide_unet
+
+    name, folder = Path(file).stem, Path(out)
+    if name in _REFUSED:
+        raise ConfigError(
+            f"{file}: {name} has four heads whatever the width, which a UNet2DModel cannot have"
+        )
+    if head_channels < 1:
+        raise ConfigError(f"--head-channels: must be at least 1, got {head_channels}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"--out: {folder} is there already and not an empty folder")
+    tensors = read_checkpoint(file)
+    named_schedule, named_order = _KNOWN.get(name, ("linear", "legacy"))
+    schedule, order = schedule or named_schedule, attention_order or named_order
+    if size := re.search(r"(\d+)x\1(?!\d)", name):
+        image_size = image_size or int(size.group(1))
+    try:
+        config = adm.unet_config(tensors, image_size, head_channels)
+        converted = adm_weights.convert(tensors, head_channels, legacy=order == "legacy")
+        with torch.device("meta"):  # shapes only
+            if adm.is_classifier(tensors):
+                config = classifier.config_of(config, tensors)
+                converted = {f"encoder.{key}": value for key, value in converted.items()}
+                converted |= classifier.head_tensors(tensors)
+                network = classifier.classifier_from(config)
+            else:
+                network = wide_unet(config)
+        adm_weights.check_shapes(converted, network)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
+    except Exception as error:  # tensors of strange shapes make indexing and diffusers fail in their own ways
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"{file}: not a checkpoint of the ADM family: {reason}") from error
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        kind = getattr(torch, dtype)
+        weights = {key: value.to(kind).contiguous().clone() for key, value in converted.items()}
+        save_file(weights, folder / classifier.WEIGHTS, metadata={"format": "pt"})
+        (folder / "scheduler_config.json").write_text(_json(_scheduler(schedule, config)))
+        (folder / "config.json").write_text(_json(config))
+    except OSError as error:
+        raise ConfigError(f"--out: cannot write {folder}: {error.strerror}") from error
+    return _summary(config, schedule, order, name in _KNOWN, folder)
+
+
+def read_checkpoint(file: str) -> dict[str, Any]:
+    """The tensors of a checkpoint, by name. Nothing in it is run.
+
+    Raises:
+        ConfigError: no such file, damaged, or something else than tensors by name.
+    """
+    import torch
+
+    path = Path(file)
+    if not path.is_file():
+        from reddiff_pl.priors.loading import KNOWN_CHECKPOINTS
+
+        where = f"; download it from {KNOWN_CHECKPOINTS[path.name]}" if path.name in KNOWN_CHECKPOINTS else ""
+        raise ConfigError(f"{file}: not found{where}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ConfigError(
+            f"{file}: refused: it holds more than tensors, or is no checkpoint; loading it could run code"
+        ) from error
+    except Exception as error:  # each kind of damage has its own error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise ConfigError(f"{file}: truncated, or not a checkpoint of torch ({reason})") from error
+    if not isinstance(content, dict) or not all(isinstance(v, torch.Tensor) for v in content.values()):
+        raise ConfigError(f"{file}: does not hold tensors by name, as the checkpoints of the ADM family do")
+    return content
+
+
+def _scheduler(schedule: str, config: dict[str, Any]) -> dict[str, Any]:
+    learned = config.get("out_channels") == 2 * config.get("in_channels", 0)
+    return {
+        "_class_name": "DDPMScheduler",
+        "num_train_timesteps": 1000,
+        "beta_schedule": _BETAS[schedule],
+        "beta_start": 0.0001,
+        "beta_end": 0.02,
+        "prediction_type": "epsilon",
+        "variance_type": "learned_range" if learned else "fixed_small",
+        "clip_sample": True,
+    }
+
+
+def _json(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=2) + "\n"
+
+
+def _summary(config: dict[str, Any], schedule: str, order: str, known: bool, folder: Path) -> list[str]:
+    unet, head = config.get("encoder", config), config.get("head")
+    classes = head["classes"] if head else unet["num_class_embeds"]
+    attention = [
+        unet["sample_size"] >> level
+        for level, kind in enumerate(unet["down_block_types"])
+        if kind.startswith("Attn")
+    ]
+    lines = [
+        f"{'classifier' if head else 'prior'} of {unet['sample_size']}x{unet['sample_size']} images, "
+        f"{f'{classes} classes' if classes else 'no classes'}",
+        f"levels {unet['block_out_channels']}, {unet['layers_per_block']} blocks each, attention at {attention}",
+        f"{schedule} schedule, {order} order of qkv, {unet['attention_head_dim']} channels a head"
+        + ("" if known else " (assumed: these leave no trace in the tensors; see --help)"),
+    ]
+    if head:
+        return [*lines, f"use it as classifier of reddiff_pl.priors.ClassifierGuidance, with path {folder}"]
+    return [*lines, f"use it with --model.prior.init_args.path {folder}"]
