@@ -7,8 +7,9 @@ Guidance as if x0 given x_t were N(x0_hat, rho_t^2 I) with rho_t^2 = 1 - abar_t.
 
 With noise of standard deviation sigma, d = A^T (A A^T + sigma^2 / rho_t^2)^-1 (y - A x0_hat), which is x - x0_hat for
 the proximal point x of |y - A x|^2 + sigma^2 / rho_t^2 |x - x0_hat|^2. g / rho_t^2 is then the gradient of
-log p(y | x_t), exact where the prior is a standard normal one. The published step above does not weigh it as Bayes'
-rule does; `guidance="score"` does: the DDIM step with eps - lam g / sqrt(1-a) in place of eps.
+log p(y | x_t), exact where the prior is a standard normal one. The step does not weigh it as Bayes' rule would: the
+sum of all weights grows with the number of steps. On Gaussian fields lam near 30 / steps comes nearest to the posterior
+mean, for weak and strong noise alike; the published lam of 1 at 100 steps follows strong noise.
 
 References:
     Pseudoinverse-Guided Diffusion Models for Inverse Problems | https://openreview.net/forum?id=9_gsMA8MRKQ
@@ -17,7 +18,6 @@ References:
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from deepinv.physics import LinearPhysics, Physics
@@ -41,8 +41,7 @@ class PiGDM(DiffusionSampler):
         steps: number of timesteps of the uniform grid, one network evaluation and its gradient each.
         timesteps: an explicit list of timesteps instead of the grid.
         eta: 0 is deterministic after the start, 1 draws new noise as ancestral sampling does.
-        lam: weight of the guidance.
-        guidance: "paper" adds sqrt(s a) lam g to the DDIM step, "score" changes eps by Bayes' rule.
+        lam: weight of the guidance; smaller with more steps and with stronger noise.
         noise_aware: use the measurement's noise level where it is known; false treats every measurement as free of
             noise. Nonlinear operators need false where there is noise.
         project: before the step put what is measured into x0_hat, x0_hat + A_dagger(y) - A_dagger(A(x0_hat)), and
@@ -60,7 +59,6 @@ class PiGDM(DiffusionSampler):
         timesteps: list[int] | None = None,
         eta: float = 1.0,
         lam: float = 1.0,
-        guidance: Literal["paper", "score"] = "paper",
         noise_aware: bool = True,
         project: bool = False,
         cg_steps: int = 20,
@@ -69,9 +67,7 @@ class PiGDM(DiffusionSampler):
         check_option("eta", eta, 0, 1)
         check_option("lam", lam)
         check_option("cg_steps", cg_steps, 1)
-        if guidance not in ("paper", "score"):
-            raise ConfigError(f"model.sampler.init_args.guidance: must be paper or score, got {guidance}")
-        self.eta, self.lam, self.guidance = eta, lam, guidance
+        self.eta, self.lam = eta, lam
         self.noise_aware, self.project, self.cg_steps = noise_aware, project, cg_steps
 
     def check(self, state: DiffusionState) -> None:
@@ -105,10 +101,7 @@ class PiGDM(DiffusionSampler):
         if self.project:
             x0 = x0_hat + physics.A_dagger(y) - physics.A_dagger(physics.A(x0_hat))
             g = g - physics.A_dagger(physics.A(g))
-        if self.guidance == "paper":
-            return state.ddim(x0, eps, self.eta) + math.sqrt(s * a) * self.lam * g, x0_hat
-        g = self.lam * g
-        return state.ddim(x0 + g / math.sqrt(a), eps - g / math.sqrt(1 - a), self.eta), x0_hat
+        return state.ddim(x0, eps, self.eta) + math.sqrt(s * a) * self.lam * g, x0_hat
 
     def _pull(
         self, state: DiffusionState, physics: Physics, x0_hat: Tensor, y: Tensor, rho: Tensor

@@ -80,7 +80,7 @@ CASES: list[tuple[Sampler, str]] = [
     *((DPS(10), name) for name in OPERATORS),
     *((PiGDM(10), name) for name in OPERATORS if name != "nonlinear"),
     (PiGDM(10, noise_aware=False), "nonlinear"),
-    (PiGDM(10, guidance="score", project=True), "inpainting"),
+    (PiGDM(10, project=True), "inpainting"),
     *((DDRM(10), name) for name in OPERATORS if name not in ("anonymous", "nonlinear")),
     *((DiffPIR(10), name) for name in OPERATORS),
     (DDIM(10, eta=0.5), "superresolution"),
@@ -250,7 +250,6 @@ BAD = [
     (DiffPIR, "noise_floor", 0.0),
     (DiffPIR, "inner_steps", 0),
     (PiGDM, "cg_steps", 0),
-    (PiGDM, "guidance", "loud"),
 ]
 
 

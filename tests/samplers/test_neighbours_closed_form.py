@@ -10,7 +10,7 @@ import math
 import pytest
 import torch
 from affine import Impulses, Silent, abar, in_modes, levels, spectrum, white
-from deepinv.physics import LinearPhysics, Physics
+from deepinv.physics import LinearPhysics
 from torch import Tensor
 
 from reddiff_pl.physics import GaussianDeblurring, Inpainting, SuperResolution, UnitRange, bind
@@ -119,20 +119,8 @@ OPERATORS = {
 }
 
 
-def posterior(physics: Physics, y: Tensor, noise_std: float) -> tuple[Tensor, Tensor]:
-    """Mean (B, D) and covariance of x given y = A x + b + noise under the standard normal prior."""
-    shape = (1, N, N)
-    offset = physics.A(torch.zeros(1, *shape, dtype=torch.float64))
-    identity = torch.eye(N * N, dtype=torch.float64).reshape(-1, *shape)
-    A = (physics.A(identity) - offset).flatten(1).T
-    precision = torch.eye(N * N, dtype=torch.float64) + A.T @ A / noise_std**2
-    right = (y - offset).flatten(1) @ A / noise_std**2
-    return torch.linalg.solve(precision, right.T).T, torch.linalg.inv(precision)
-
-
-@pytest.mark.parametrize("guidance", ["paper", "score"])
 @pytest.mark.parametrize("name", OPERATORS)
-def test_pigdm_guides_by_the_posterior_score(name: str, guidance: str) -> None:
+def test_pigdm_guides_by_the_posterior_score(name: str) -> None:
     """One step, with and without guidance. Under a standard normal prior x0 | x_t has variance 1 - a, as PiGDM assumes:
     y | x_t ~ N(A sqrt(a) x_t, (1 - a) A A^T + sigma^2)."""
     physics, x_init, noise_std, t, t_next = OPERATORS[name](), normal(2, 1, N, N), 0.3, 600, 200
@@ -140,7 +128,7 @@ def test_pigdm_guides_by_the_posterior_score(name: str, guidance: str) -> None:
     noise, prior = SeededNoise(0, ["a", "b"]), white((1, N, N))
 
     def step(lam: float) -> Tensor:
-        sampler = PiGDM(timesteps=[t, t_next], eta=0.0, lam=lam, guidance=guidance, cg_steps=60)
+        sampler = PiGDM(timesteps=[t, t_next], eta=0.0, lam=lam, cg_steps=60)
         std = torch.full((2,), noise_std, dtype=torch.float64)
         return sampler.step(sampler.init(y, physics, prior, noise, x_init=x_init, noise_std=std)).x
 
@@ -151,30 +139,8 @@ def test_pigdm_guides_by_the_posterior_score(name: str, guidance: str) -> None:
     residual = (y - physics.A(zero)).flatten(1) - math.sqrt(a) * x_t.flatten(1) @ A.T
     inner = (1 - a) * A @ A.T + noise_std**2 * torch.eye(len(A), dtype=torch.float64)
     score = math.sqrt(a) * torch.linalg.solve(inner, residual.T).T @ A
-    weight = {
-        "paper": math.sqrt(s * a) * (1 - a),
-        "score": math.sqrt(s / a) * (1 - a) - math.sqrt((1 - s) * (1 - a)),
-    }[guidance]
+    weight = math.sqrt(s * a) * (1 - a)
     torch.testing.assert_close((step(2.0) - step(0.0)).flatten(1), 2 * weight * score, rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize("name", ["inpainting", "blur"])
-def test_pigdm_samples_the_posterior_where_its_assumption_holds(name: str) -> None:
-    """guidance="score", eta 1, small steps: mean and covariance of all it can return are the posterior's."""
-    steps, noise_std, physics = 250, 0.5, OPERATORS[name]()
-    y = physics.A(normal(1, 1, N, N, seed=1)) + noise_std * normal(1, 1, N, N, seed=2)
-    mean, covariance = posterior(physics, y, noise_std)
-    sampler, prior = PiGDM(steps, guidance="score"), white((1, N, N))
-
-    def restore(noise: Silent | Impulses) -> Tensor:
-        std = torch.full((noise.batch,), noise_std, dtype=torch.float64)
-        repeated = y.expand(noise.batch, -1, -1, -1)
-        return run(sampler, repeated, physics, prior, noise, noise_std=std).flatten(1)
-
-    found = restore(Silent(1))
-    assert (found - mean).norm() < 1e-3 * mean.norm()
-    responses = restore(Impulses(steps + 1, (1, N, N))) - found
-    assert (responses.T @ responses - covariance).norm() < 0.05 * covariance.norm()  # halves as steps double
 
 
 @pytest.mark.parametrize("project", [False, True])
@@ -250,7 +216,7 @@ def problem(name: str, noise_std: float) -> tuple[LinearPhysics, Gaussian, Tenso
 @pytest.mark.parametrize("name", ["inpainting", "superresolution"])
 @pytest.mark.parametrize(
     ("sampler", "tolerance"),
-    [(DDRM(20), 0.3), (DiffPIR(100, lam=1.0, zeta=1.0), 0.11), (PiGDM(100, guidance="score"), 0.16)],
+    [(DDRM(20), 0.3), (DiffPIR(100, lam=1.0, zeta=1.0), 0.11), (PiGDM(100, lam=0.3), 0.15)],
     ids=["ddrm", "diffpir", "pigdm"],
 )
 def test_the_mean_is_near_the_posterior_mean(
