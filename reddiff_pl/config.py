@@ -134,6 +134,10 @@ def physics_beside(url: str, trust: bool) -> str | None:
         raise ConfigError(f"{path}: may not set {', '.join(sorted(extra))}")
     if not trust:
         for key, value in _leaves("", content):
+            if key.endswith(".trust") and value:
+                raise ConfigError(
+                    f"{path}: {key} asks to be trusted; add --trust-physics true if you know where it comes from"
+                )
             if isinstance(value, str) and not _is_physics(value):
                 raise ConfigError(
                     f"{path}: {key} names {value}, which is not of {' or '.join(_PHYSICS_MODULES)}; "

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers import CONFIGS, VAL_SHARD
+from helpers import CONFIGS, VAL_SHARD, task_options
 
 from reddiff_pl.cli import RestoreCLI
 
@@ -17,6 +17,7 @@ FILES = sorted(CONFIGS.rglob("*.yaml"))
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(CONFIGS).as_posix())
 def test_it_makes_a_restoration(path: Path, tmp_path):
     options = ["--config", str(path), "--data.shards", str(VAL_SHARD), "--out", str(tmp_path)]
+    options += task_options(path, tmp_path)
     if path.parent.name != "tasks" and path.name != "demo.yaml":
         options = ["--config", str(CONFIGS / "tasks" / "superresolution_2x.yaml"), *options]
     cli = RestoreCLI("restore", options)

@@ -2,53 +2,145 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import torch
 from deepinv.physics import Physics
 from torch import Tensor
 
 from reddiff_pl.errors import SampleError
+from reddiff_pl.physics.compose import Compose
 from reddiff_pl.physics.unit_range import UnitRange
+
+Shape = tuple[int, int, int]
 
 
 def operator_of(physics: Physics) -> Physics:
-    """The operator that holds the parameters: inside `UnitRange`, the wrapped one."""
+    """The operator inside `UnitRange`, which holds the parameters unless it is a composition."""
     return operator_of(physics.physics) if isinstance(physics, UnitRange) else physics
+
+
+def _leaves(physics: Physics) -> Iterator[tuple[str, Physics]]:
+    """The operators that hold parameters, and what their parameters' names end in: "_0", "_1" in a composition."""
+    operator = operator_of(physics)
+    if not isinstance(operator, Compose):
+        yield "", operator
+        return
+    for i, part in enumerate(operator.parts):
+        for suffix, leaf in _leaves(part):
+            yield f"_{i}{suffix}", leaf
+
+
+def _inputs(physics: Physics, shape: Shape) -> list[Shape]:
+    """What each of `_leaves` sees of images of a shape; found by trying, and remembered."""
+    operator = operator_of(physics)
+    if not isinstance(operator, Compose):
+        return [shape]
+    known: dict[Shape, list[Shape]] = operator.__dict__.setdefault("_inputs", {})
+    if shape not in known:
+        found, x = [], torch.zeros(1, *shape)
+        for part in operator.parts:
+            size: Shape = tuple(x.shape[1:])  # type: ignore[assignment]
+            found += _inputs(part, size)
+            if part is not operator.parts[-1]:
+                trial = copy.deepcopy(part)  # other threads may be using the part
+                bind(trial, {name: torch.ones(1, *fit[0]) for name, fit in _shapes(trial, size).items()})
+                x = trial.A(x)
+        known[shape] = found
+    return known[shape]
+
+
+def _shapes(physics: Physics, shape: Shape) -> dict[str, list[tuple[int, ...]]]:
+    """The shapes that each parameter of an image may have, as far as the operators say."""
+    return {
+        f"{name}{suffix}": fits
+        for (suffix, leaf), size in zip(_leaves(physics), _inputs(physics, shape), strict=True)
+        for name, fits in (leaf.parameter_shapes(size) if hasattr(leaf, "parameter_shapes") else {}).items()
+    }
 
 
 def measurement_scale(physics: Physics) -> float:
     """What one unit of [0, 1] is in the measurement's range: 2 on [-1, 1] data, 1 under `UnitRange`."""
+    if isinstance(physics, Compose):
+        return min(measurement_scale(part) for part in physics.parts)
     return 1.0 if isinstance(physics, UnitRange) else 2.0
 
 
-def parameter_names(physics: Physics) -> list[str]:
-    """Names of the operator's tensors that a sample may bring along, such as mask, kernel or filter.
-
-    Its buffers that are also arguments of its constructor, or that it says have a shape; others are derived.
-    """
-    operator = operator_of(physics)
+def _names(operator: Physics) -> list[str]:
+    """Its buffers that are also arguments of its constructor, or that it says have a shape; others are derived."""
     named = set(inspect.signature(type(operator).__init__).parameters)
     if hasattr(operator, "parameter_shapes"):
         named = set(operator.parameter_shapes((1, 1, 1)))
     return [name for name in operator._buffers if name in named]
 
 
+def parameter_names(physics: Physics) -> list[str]:
+    """Names of the operator's tensors that a sample may bring along, such as mask, kernel or filter."""
+    return [f"{name}{suffix}" for suffix, leaf in _leaves(physics) for name in _names(leaf)]
+
+
+def binary_parameters(physics: Physics) -> set[str]:
+    """Names of those that hold zeros and ones only."""
+    return {
+        f"{name}{suffix}"
+        for suffix, leaf in _leaves(physics)
+        for name in getattr(leaf, "binary_parameters", ())
+    }
+
+
 def configured_parameters(physics: Physics) -> dict[str, Tensor]:
     """The parameters that the configuration gives to every image: {name: (...)} with no batch dimension."""
-    buffers = {name: operator_of(physics)._buffers[name] for name in parameter_names(physics)}
+    buffers = {
+        f"{name}{suffix}": leaf._buffers[name] for suffix, leaf in _leaves(physics) for name in _names(leaf)
+    }
     return {
         name: value[0].clone() for name, value in buffers.items() if value is not None and len(value) == 1
     }
 
 
 def draw_parameters(
-    physics: Physics, shape: tuple[int, int, int], generator: torch.Generator
+    physics: Physics, shape: Shape, generator: torch.Generator, given: Collection[str] = ()
 ) -> dict[str, Tensor]:
-    """The random parameters of one image, where the operator draws any: {name: (...)} with no batch dimension."""
-    draw = getattr(operator_of(physics), "draw", None)
-    return draw(shape, generator) if draw is not None else {}
+    """The random parameters of one image, where the operator draws any: {name: (...)} with no batch dimension.
+
+    Args:
+        physics: the operator.
+        shape: (C, H, W) of the image.
+        generator: the image's own stream.
+        given: names of parameters that the sample brings. Others are drawn as if it did not; an operator that has
+            all of its own is not even asked.
+
+    Raises:
+        SampleError: an operator draws none, and the sample must bring them.
+    """
+    drawn: dict[str, Tensor] = {}
+    leaves = list(_leaves(physics))
+    for (suffix, leaf), size in zip(leaves, _inputs(physics, shape), strict=True):
+        if len(leaves) == 1:
+            own = generator
+        else:  # a part's draw does not depend on what the parts before it drew
+            seed = int(torch.randint(2**31, (), generator=generator))
+            own = torch.Generator().manual_seed(seed)
+        names = {f"{name}{suffix}" for name in _names(leaf)}
+        if not hasattr(leaf, "draw") or (names and names <= set(given)):
+            continue
+        try:
+            values = leaf.draw(size, own)
+        except SampleError as error:
+            if not suffix:
+                raise
+            raise SampleError(f"part {suffix[1:]} of the composition: {error}, named NAME{suffix}") from error
+        drawn |= {f"{name}{suffix}": value for name, value in values.items()}
+    return {name: value for name, value in drawn.items() if name not in given}
+
+
+def parameters_of_file(physics: Physics, content: bytes) -> dict[str, Tensor]:
+    """The parameters that the file of a measurement tells of itself, such as JPEG's tables; {name: (...)}."""
+    suffix, last = list(_leaves(physics))[-1]  # the one whose output it is
+    told = last.parameters_of_file(content) if hasattr(last, "parameters_of_file") else {}
+    return {f"{name}{suffix}": value for name, value in told.items()}
 
 
 def bind(physics: Physics, params: Mapping[str, Tensor]) -> None:
@@ -61,12 +153,15 @@ def bind(physics: Physics, params: Mapping[str, Tensor]) -> None:
     Raises:
         SampleError: the operator has no parameter of that name.
     """
-    operator = operator_of(physics)
-    for name in params:
-        if name not in operator._buffers:
-            raise SampleError(f"{type(operator).__name__} has no parameter {name}")
-    if not params:
-        return
+    owners = {f"{name}{suffix}": (leaf, name) for suffix, leaf in _leaves(physics) for name in leaf._buffers}
+    _refuse_unknown(physics, params, owners)
+    for _, leaf in _leaves(physics):
+        own = {owners[name][1]: value for name, value in params.items() if owners[name][0] is leaf}
+        if own:
+            _bind(leaf, own)
+
+
+def _bind(operator: Physics, params: Mapping[str, Tensor]) -> None:
     before = dict(operator._buffers)
     if type(operator).update_parameters is Physics.update_parameters:
         after: dict[str, Tensor | None] = {**before, **params}
@@ -85,17 +180,21 @@ def bind(physics: Physics, params: Mapping[str, Tensor]) -> None:
     operator._non_persistent_buffers_set.update(operator._buffers)
 
 
-def check_parameters(physics: Physics, shape: tuple[int, int, int], params: Mapping[str, Tensor]) -> None:
+def check_parameters(physics: Physics, shape: Shape, params: Mapping[str, Tensor]) -> None:
     """Refuse parameters of one image that do not fit.
 
     Raises:
         SampleError: which parameter, its shape, the expected one; or what its values must be.
     """
-    operator = operator_of(physics)
-    shapes_of = getattr(operator, "parameter_shapes", None)
-    allowed: dict[str, list[tuple[int, ...]]] = shapes_of(shape) if shapes_of is not None else {}
+    if not params:
+        return
+    buffers = {
+        f"{name}{suffix}": leaf._buffers[name] for suffix, leaf in _leaves(physics) for name in leaf._buffers
+    }
+    _refuse_unknown(physics, params, buffers)
+    allowed, binary = _shapes(physics, shape), binary_parameters(physics)
     for name, value in params.items():
-        buffer = operator._buffers.get(name)
+        buffer = buffers[name]
         expected = allowed.get(name) or [tuple(value.shape if buffer is None else buffer.shape[1:])]
         if not any(_fits(tuple(value.shape), fit, exact=name in allowed) for fit in expected):
             raise SampleError(
@@ -104,8 +203,14 @@ def check_parameters(physics: Physics, shape: tuple[int, int, int], params: Mapp
             )
         if not torch.isfinite(value).all():
             raise SampleError(f"{name} holds NaN or infinite values")
-        if name in getattr(operator, "binary_parameters", ()) and not ((value == 0) | (value == 1)).all():
+        if name in binary and not ((value == 0) | (value == 1)).all():
             raise SampleError(f"{name} holds values other than 0 and 1")
+
+
+def _refuse_unknown(physics: Physics, params: Iterable[str], known: Collection[str]) -> None:
+    for name in params:
+        if name not in known:
+            raise SampleError(f"{type(operator_of(physics)).__name__} has no parameter {name}")
 
 
 def _fits(shape: tuple[int, ...], expected: tuple[int, ...], exact: bool) -> bool:

@@ -62,8 +62,8 @@ class Degradation:
         return {**self._configured, **self._drawn(key, given), **given}
 
     def _drawn(self, key: str, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What is random of the operator and not given. It is not even drawn where the sample brings parameters."""
-        return {} if given else draw_parameters(self.physics, self.shape, stream(self.seed, key, "mask"))
+        """What is random of the operator and not given."""
+        return draw_parameters(self.physics, self.shape, stream(self.seed, key, "mask"), given)
 
     @torch.no_grad()
     def __call__(self, x: Tensor, key: str, given: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from reddiff_pl.errors import SampleError
-from reddiff_pl.physics.binding import parameter_names
+from reddiff_pl.physics.binding import binary_parameters, parameter_names, parameters_of_file
 from reddiff_pl.physics.degrade import Degradation
 from reddiff_pl.shards import decode
 from reddiff_pl.shards.reader import RawSample
@@ -59,7 +59,9 @@ def prepare(raw: RawSample, degradation: Degradation) -> Sample:
         if "y.npy" in members:
             y = decode.array(decode.member_bytes(members["y.npy"]), "y.npy")
         else:
-            picture = decode.image(decode.member_bytes(members[y_image]), y_image, channels)
+            content = decode.member_bytes(members[y_image])
+            picture = decode.image(content, y_image, channels)
+            given = {**parameters_of_file(degradation.physics, content), **given}
             # [0, 1] in the operator's own range
             y = degradation.scale * decode.unit_tensor(picture) - (degradation.scale - 1)
         y, params = degradation.accept(y, raw.key, given)
@@ -126,14 +128,14 @@ def image_member(members: dict[str, bytes | Path], prefix: str) -> str:
 
 def _parameters(raw: RawSample, degradation: Degradation) -> dict[str, Tensor]:
     """The operator's parameters that the sample brings: NAME.npy as it is, NAME.png in [0, 1]."""
-    given = {}
+    given, binary = {}, binary_parameters(degradation.physics)
     for name in parameter_names(degradation.physics):
         if f"{name}.npy" in raw.members:
             given[name] = decode.array(decode.member_bytes(raw.members[f"{name}.npy"]), f"{name}.npy")
         elif f"{name}.png" in raw.members:
             content = decode.member_bytes(raw.members[f"{name}.png"])
             given[name] = decode.unit_tensor(decode.image(content, f"{name}.png", 1))
-            if name == "mask":
+            if name in binary:
                 given[name] = given[name].round()  # 0 or 1, whatever wrote it
     return given
 

@@ -1,0 +1,42 @@
+"""Fourier phase retrieval."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from deepinv.physics import Physics
+from torch import Tensor
+
+from reddiff_pl.errors import ConfigError
+
+
+class PhaseRetrieval(Physics):
+    """Magnitudes of the Fourier transform of the zero-padded image, each channel by itself.
+
+    A(x) = |centred orthonormal FFT2 of x with `pad` zeros on each side|, (B, C, H + 2 pad, W + 2 pad);
+    A_dagger(y) crops |centred IFFT2(y)|. x, -x and x turned by 180 degrees have one measurement: a restoration
+    may be any of these, whatever the sampler, so take the best of several seeds and say so.
+
+    Args:
+        pad: zeros on each side, in pixels. Default: a quarter of the height.
+    """
+
+    def __init__(self, pad: int | None = None) -> None:
+        super().__init__()
+        if pad is not None and pad < 0:
+            raise ConfigError(f"model.physics.init_args.pad: must not be negative, got {pad}")
+        self.pad = pad
+
+    def A(self, x: Tensor, **kwargs: Any) -> Tensor:
+        pad = x.shape[-2] // 4 if self.pad is None else self.pad
+        centred = torch.fft.ifftshift(F.pad(x, (pad, pad, pad, pad)), dim=(-2, -1))
+        return torch.fft.fftshift(torch.fft.fft2(centred, norm="ortho"), dim=(-2, -1)).abs()
+
+    def A_dagger(self, y: Tensor, **kwargs: Any) -> Tensor:
+        # from H to H + 2 (H // 4) and back
+        pad = y.shape[-2] // 6 if self.pad is None else self.pad
+        centred = torch.fft.ifftshift(y, dim=(-2, -1))
+        x = torch.fft.fftshift(torch.fft.ifft2(centred, norm="ortho"), dim=(-2, -1)).abs()
+        return x[..., pad : x.shape[-2] - pad, pad : x.shape[-1] - pad].contiguous()
