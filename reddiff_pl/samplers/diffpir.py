@@ -30,7 +30,7 @@ class DiffPIR(DiffusionSampler):
     Args:
         steps: number of timesteps of the uniform grid, one network evaluation each.
         timesteps: an explicit list of timesteps instead of the grid.
-        lam: weight of the prior, at least 1e-6; published values are 1 to 15.
+        lam: weight of the prior, at least 1e-6; published values are 1 to 15, and 1 is Bayes' rule while r_t is small.
         zeta: share of new noise, 0 to 1.
         noise_floor: least standard deviation of the noise that is assumed, in the measurement's units on [-1, 1] data;
             stands for it where it is zero or unknown. At least 1e-6.
@@ -44,8 +44,8 @@ class DiffPIR(DiffusionSampler):
         self,
         steps: int = 100,
         timesteps: list[int] | None = None,
-        lam: float = 7.0,
-        zeta: float = 0.3,
+        lam: float = 1.0,
+        zeta: float = 1.0,
         noise_floor: float = 0.002,
         inner_steps: int = 20,
     ) -> None:
