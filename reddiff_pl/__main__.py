@@ -24,6 +24,7 @@ commands:
   restore    restore shards of measurements, clean shards, or a folder of images
   degrade    write the measurements of clean shards or of a folder, to restore them elsewhere or later
   status     how far a run is: shards, samples, failures, images/s, time left
+  report     one HTML file about a run: pictures, metrics, speed, failures
   submit     run `restore` on a SLURM cluster
   prior      `prior import`: turn a checkpoint of the OpenAI ADM family into a folder that `restore` reads
   demo       restore twelve photos that ship with the package, and draw a picture of them
@@ -60,6 +61,10 @@ def _run(command: str, options: list[str]) -> int:
             from reddiff_pl.status import status
 
             return status(options)
+        if command == "report":
+            from reddiff_pl.report.command import report  # imports torch
+
+            return report(options)
         if command == "submit":
             from reddiff_pl.submit import submit
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import platform
 import queue
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
@@ -32,11 +35,33 @@ DRAIN_SECONDS = 20
 
 def versions() -> dict[str, str]:
     """What the bytes of a result may depend on beside data, configuration and seed."""
-    return {
+    known = {
         "reddiff_pl": reddiff_pl.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
+    return {**known, "commit": commit()} if commit() else known
+
+
+@functools.cache
+def commit() -> str:
+    """The commit of the clone that the package runs from, with `-dirty` where files are changed; else empty."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return ""
+    try:
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
+
+
+def device_name(device: torch.device) -> str:
+    """A device as people know it: NVIDIA H100 80GB HBM3; cpu, 8 threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else str(device)
 
 
 Members: TypeAlias = tuple[list[tuple[str, bytes]], Mapping[str, Any]]
@@ -101,6 +126,7 @@ class ShardOutput(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._seed = pl_module.seed
+        self.info = {**self.info, "device": device_name(trainer.strategy.root_device)}
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 

@@ -17,6 +17,7 @@ class Run:
         self.shards = self.out / "shards"
         self.config = self.out / "config.yaml"
         self.overview = self.out / "report" / "overview.png"
+        self.report = self.out / "report" / "index.html"
 
     def log(self, task: int) -> Path:
         return self.out / "logs" / f"task-{task:05d}.log"

@@ -192,7 +192,9 @@ class ShardWriter:
         with open(partial, "rb") as file:
             for _, _, record in tar.scan(file):
                 restored += 1
-                sums.add({name: value for name, value in json.loads(record).items() if name in METRICS})
+                sums.add(
+                    {name: v for name, v in json.loads(record).items() if name in METRICS and _is_number(v)}
+                )
         sidecar = {
             "name": self.name,
             "complete": complete,
@@ -203,6 +205,7 @@ class ShardWriter:
             "seconds": round(time.monotonic() - self._started, 3),
             "finished": time.time(),
             "host": socket.gethostname(),
+            "task": self.task,
             "attempts": self._lock.attempts(),
             "tar_bytes": os.fstat(self._fd).st_size,
             "tar_sha256": sha256(partial),
@@ -219,6 +222,11 @@ class ShardWriter:
             os.close(self._fd)
             self._fd = -1
         self._lock.release(remove=remove_lock)
+
+
+def _is_number(value: Any) -> bool:
+    """Without a reference what is called psnr in a record is the sample's own metadata, and may be anything."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _extents(path: Any) -> dict[str, tuple[int, int]]:

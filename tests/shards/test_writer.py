@@ -136,3 +136,15 @@ def test_scan_stops_at_damage():
     damaged = good + b"\x01" * 512 + good
     assert [key for key, _, _ in tar.scan(io.BytesIO(damaged))] == ["a"]
     assert list(tar.scan(io.BytesIO(b""))) == []
+
+
+def test_metadata_that_is_called_as_a_metric_is_not_added_up(tmp_path):
+    """Without a reference a sample's own psnr passes through, whatever it is."""
+    run = Run(tmp_path)
+    run.shards.mkdir()
+    writer = ShardWriter(run, "s")
+    assert writer.open()
+    for key, psnr in (("a", "<b>"), ("b", [1]), ("c", True), ("d", None), ("e", 20.0)):
+        writer.write(key, [("png", b"x")], {"psnr": psnr, "misfit": 0.5})
+    writer.commit(True, {})
+    assert finished(run, "s")["metrics"] == {"psnr": [20.0, 1], "misfit": [2.5, 5]}

@@ -1,0 +1,97 @@
+"""`reddiff report OUT`: a page of numbers and pictures about a run, finished or not."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from reddiff_pl.errors import ConfigError
+from reddiff_pl.evaluation.pairs import Results
+from reddiff_pl.report.collect import collect
+from reddiff_pl.report.page import render
+from reddiff_pl.report.pictures import album
+from reddiff_pl.report.rows import Metric, Rows, choose, read_rows
+from reddiff_pl.shards.ledger import write_atomically
+
+MEGABYTE = 1_000_000
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise ConfigError(message)  # one line, without the usage
+
+
+def report(argv: list[str]) -> int:
+    """Write OUT/report/index.html.
+
+    Returns:
+        0 when it is written, 1 when it cannot be.
+
+    Raises:
+        ConfigError: there is no run, or a bad option.
+    """
+    parser = _Parser("reddiff report", description="One HTML file about a run, finished or not.")
+    parser.add_argument("out", metavar="OUT", help="output directory of the run")
+    parser.add_argument(
+        "--inputs",
+        metavar="TARS",
+        help="where the run's inputs are, if no longer where its configuration says; they give the references",
+    )
+    parser.add_argument(
+        "--by", metavar="METRIC", help="metric that says best and worst (default: psnr, else misfit)"
+    )
+    parser.add_argument(
+        "--images",
+        metavar="N",
+        type=_natural,
+        default=1000,
+        help="images shown, a sample of all if there are more (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--megabytes",
+        metavar="MB",
+        type=_natural,
+        default=16,
+        help="size of the pictures in the page, about (default: %(default)s)",
+    )
+    options = parser.parse_args(argv)
+    results = Results(options.out, options.inputs, partial=True)
+    facts = collect(results)
+    rows = read_rows(results)
+    by = _metric(rows, options.by)
+    choice = choose(rows, by, options.images)
+    large = [*choice.best, *choice.median, *choice.worst]
+    # as text, bytes take a third more
+    pictures = album(results, rows, large, choice.sample, options.megabytes * MEGABYTE)
+    notes = [*facts.survey["notes"], *results.notes]
+    page = render(facts, rows, choice, pictures, by, read_summary(results), notes, results.config)
+    path = results.run.report
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, page.encode("utf-8", "replace"))
+    except OSError as error:
+        print(f"reddiff report: error: cannot write {path}: {error.strerror}")
+        return 1
+    print(f"look at {path} ({len(page) / MEGABYTE:.1f} MB)")
+    return 0
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 1_000_000:
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {text}")
+    return int(text)
+
+
+def _metric(rows: Rows, name: str | None) -> Metric | None:
+    """The metric that orders the images; None where there is none."""
+    shown = {metric.name: metric for metric in rows.shown}
+    if name is not None:
+        if name not in shown:
+            raise ConfigError(f"--by: no {name} in this run; there is {', '.join(shown) or 'nothing'}")
+        return shown[name]
+    return next((shown[name] for name in ("psnr", "misfit") if name in shown), None)
+
+
+def read_summary(results: Results) -> dict[str, Any]:
+    """What `reddiff evaluate` left in summary.json, if anything."""
+    return {}
