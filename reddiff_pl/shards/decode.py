@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from reddiff_pl.errors import SampleError
@@ -61,6 +61,8 @@ def image(content: bytes, name: str, channels: int) -> Image.Image:
         raise
     except Image.DecompressionBombError as error:
         raise SampleError(f"{name} has more pixels than the limit of {MAX_PIXELS}") from error
+    except UnidentifiedImageError as error:  # whose text is that of a Python object
+        raise SampleError(f"{name} is not a readable image (of no known kind); replace it or leave it out") from error
     except Exception as error:  # Pillow's decoders raise many kinds on damaged files
         raise SampleError(f"{name} is not a readable image ({error}); replace it or leave it out") from error
     if picture.mode == "F":

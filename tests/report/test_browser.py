@@ -175,7 +175,7 @@ def test_sort_and_filter(visit):
     page.get_by_label("Show").select_option("Error")
     until(
         page,
-        "document.querySelector('#grid img').src == JSON.parse(data.textContent).items[0].pictures.error",
+        "document.querySelector('#grid img').src == order[0].pictures.error",
     )
 
 
