@@ -62,7 +62,9 @@ def image(content: bytes, name: str, channels: int) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise SampleError(f"{name} has more pixels than the limit of {MAX_PIXELS}") from error
     except UnidentifiedImageError as error:  # whose text is that of a Python object
-        raise SampleError(f"{name} is not a readable image (of no known kind); replace it or leave it out") from error
+        raise SampleError(
+            f"{name} is not a readable image (of no known kind); replace it or leave it out"
+        ) from error
     except Exception as error:  # Pillow's decoders raise many kinds on damaged files
         raise SampleError(f"{name} is not a readable image ({error}); replace it or leave it out") from error
     if picture.mode == "F":
