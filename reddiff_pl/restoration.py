@@ -91,14 +91,16 @@ class Restoration(LightningModule):
         if shape != self.prior.shape:
             try:
                 t = label = torch.zeros(1, dtype=torch.long)
-                self.prior.eps(empty, t, label)
+                self.prior.eps(self.prior.encode(empty), t, label)
             except Exception as error:  # every network fails in its own way
                 raise ConfigError(
                     f"--data.size: the prior, made for {self.prior.shape}, does not take images of {shape}: "
                     f"{' '.join(str(error).split())[:200]}"
                 ) from error
         noise = SeededNoise(self.seed, ["check"])
-        self.sampler.init(empty, self.physics, self.prior, noise, x_init=empty)
+        assert self.physics is not None
+        start = self.prior.encode(empty)
+        self.sampler.init(empty, self.prior.observed(self.physics), self.prior, noise, x_init=start)
 
     def on_predict_start(self) -> None:
         if self.trainer.predict_loop.inference_mode:
@@ -136,18 +138,18 @@ class Restoration(LightningModule):
         assert self.physics is not None and batch.y is not None
         y, rows = batch.y[start:end], slice(start, end)
         bind(self.physics, {name: value[rows] for name, value in batch.params.items()})
-        kept = _KeptSteps(self.keep_steps)
+        kept = _KeptSteps(self.keep_steps, self.prior.decode)
         x = run(
             self.sampler,
             y,
-            self.physics,
+            self.prior.observed(self.physics),
             self.prior,
             SeededNoise(self.seed, batch.keys[rows], y.device, self.noise_device),
             batch.label[rows] if batch.label is not None else None,
             callback=kept if self.keep_steps else None,
             should_stop=self.should_stop,
         )
-        return to_uint8(x), kept.strips(len(y))
+        return to_uint8(self.prior.decode(x)), kept.strips(len(y))
 
     def _metrics(self, images: Tensor, batch: Batch) -> list[dict[str, float | None]]:
         """To 4 decimals; an infinite PSNR is None."""
@@ -172,28 +174,31 @@ class _KeptSteps:
     one is dropped whenever they are too many.
     """
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, count: int, decode: Callable[[Tensor], Tensor]) -> None:
+        self.count, self.decode = count, decode
         self.frames: list[Tensor] = []
         self.stride = 1
         self.last = torch.empty(0)
 
     def __call__(self, step: int, x: Tensor, x0_hat: Tensor) -> None:
         """The sampler's callback."""
+        self.last = torch.cat([x, x0_hat])  # decoded only where it is kept
         if step % self.stride == 0:
-            self.last = to_uint8(torch.cat([x, x0_hat], dim=-2))  # (B, C, 2H, W)
+            self.last = self._frame(self.last)
             self.frames.append(self.last)
             if len(self.frames) > 2 * self.count:
                 self.frames = self.frames[1::2]
                 self.stride *= 2
-        else:
-            self.last = torch.cat([x, x0_hat], dim=-2)
+
+    def _frame(self, pair: Tensor) -> Tensor:
+        """x above, x0_hat below, uint8 (B, C, 2H, W)."""
+        return to_uint8(torch.cat([self.decode(x) for x in pair.chunk(2)], dim=-2))
 
     def strips(self, n: int) -> list[Tensor]:
         """The strips of the first n images, uint8 (C, 2H, count * W)."""
         if not self.frames:
             return []
-        last = self.last if self.last.dtype == torch.uint8 else to_uint8(self.last)
+        last = self.last if self.last.dtype == torch.uint8 else self._frame(self.last)
         frames = self.frames if self.frames[-1] is last else [*self.frames, last]
         count = min(self.count, len(frames))
         places = [round((i + 1) * len(frames) / count) - 1 for i in range(count)]

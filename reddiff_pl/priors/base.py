@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import torch
+from deepinv.physics import Physics
 from torch import Tensor, nn
 
 from reddiff_pl.errors import ConfigError
@@ -37,13 +38,25 @@ class Prior(nn.Module):
         """
         raise NotImplementedError
 
+    def encode(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) in the space that the prior models; the images themselves unless it has its own."""
+        return x
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Images of what the prior models, the way back from `encode`."""
+        return x
+
+    def observed(self, physics: Physics) -> Physics:
+        """An operator on images as one on what the prior models."""
+        return physics
+
     def settings(self) -> str:
         """What its numbers depend on beside its tensors, as text."""
         return ""
 
     def fingerprint(self) -> str:
         """sha256 of all that the prior computes with, weights and settings, as a hexadecimal string."""
-        digest = hashlib.sha256(f"{type(self).__qualname__} {self.shape} {self.settings()}".encode())
+        digest = hashlib.sha256(describe(self).encode())
         tensors = {**self.state_dict(), "abar": self.abar}
         for name, value in sorted(tensors.items()):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
@@ -58,6 +71,11 @@ def linear_abar(T: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02)
         Denoising Diffusion Probabilistic Models | https://arxiv.org/abs/2006.11239
     """
     return (1 - torch.linspace(beta_start, beta_end, T, dtype=torch.float64)).cumprod(0)
+
+
+def describe(prior: Prior) -> str:
+    """A prior inside another one, for that one's settings; its tensors are among the other's."""
+    return f"{type(prior).__qualname__} {prior.shape} {prior.settings()}"
 
 
 def labels_of(prior: Prior, label: Tensor | None, batch: int) -> Tensor:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from reddiff_pl.errors import ConfigError
-from reddiff_pl.priors.base import Prior, labels_of, per_image
+from reddiff_pl.priors.base import Prior, describe, labels_of, per_image
+from reddiff_pl.priors.latent import Latent
 from reddiff_pl.priors.loading import find_folder, full_precision, read_json, wide_unet
 
 _OPTION = "model.prior.init_args.classifier.init_args.path"
@@ -60,13 +61,17 @@ class ClassifierGuidance(Prior):
             raise ConfigError(
                 f"model.prior.init_args.label: the classifier has {classifier.classes} classes, got {label}"
             )
+        if isinstance(prior, Latent):
+            raise ConfigError(
+                "model.prior: put ClassifierGuidance inside Latent, with a classifier of latents"
+            )
         self.prior, self.classifier, self.scale = prior, classifier, scale
         self.shape, self.classes, self.default_label = prior.shape, classifier.classes, label
         self.register_buffer("abar", prior.abar, persistent=False)
 
     def settings(self) -> str:
         classifier = getattr(self.classifier, "settings", "")
-        return f"{self.scale} {self.default_label} {classifier} {self.prior.fingerprint()}"
+        return f"{self.scale} {self.default_label} {classifier} {describe(self.prior)}"
 
     def eps(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         label = labels_of(self, label, len(x_t)).to(x_t.device)

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reddiff_pl.errors import ConfigError
-from reddiff_pl.priors.base import Prior
+from reddiff_pl.priors.base import Prior, describe
+from reddiff_pl.priors.latent import Latent
 
 
 class Tiled(Prior):
@@ -47,6 +48,8 @@ class Tiled(Prior):
                 f"model.prior.init_args.overlap: must be from 0 to below the window's {min(height, width)}, "
                 f"got {overlap}"
             )
+        if isinstance(prior, Latent):
+            raise ConfigError("model.prior: put Tiled inside Latent; it is the latents that are tiled")
         self.prior, self.overlap = prior, overlap
         self.shape, self.classes, self.default_label = prior.shape, prior.classes, prior.default_label
         self.register_buffer("abar", prior.abar, persistent=False)
@@ -58,7 +61,7 @@ class Tiled(Prior):
         self.register_buffer("window", torch.outer(*hann)[..., None], persistent=False)
 
     def settings(self) -> str:
-        return f"overlap {self.overlap} {self.prior.fingerprint()}"
+        return f"overlap {self.overlap} {describe(self.prior)}"
 
     def eps(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         height, width = x_t.shape[-2:]

@@ -1,0 +1,119 @@
+"""Priors in the latent space of an autoencoder: the sampler's x is a latent z, and images are decode(z).
+
+The operator becomes A(decode(z)), differentiated through the decoder, and its start encode(A_dagger(y)). Latents are
+those that the prior was trained on: the autoencoder's times scaling_factor.
+
+References:
+    High-Resolution Image Synthesis with Latent Diffusion Models | https://arxiv.org/abs/2112.10752
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from deepinv.physics import Physics
+from torch import Tensor
+
+from reddiff_pl.errors import ConfigError
+from reddiff_pl.priors.base import Prior, describe
+from reddiff_pl.priors.loading import find_folder, full_precision, load_network, part
+
+_OPTION = "model.prior.init_args.autoencoder"
+
+
+class Latent(Prior):
+    """A prior on the latents of a diffusers AutoencoderKL or VQModel. Its `shape` is that of the images.
+
+    Put `Tiled` and `ClassifierGuidance` inside, as they are of the latents.
+
+    Args:
+        prior: the diffusion model of the latents, unconditional or by class.
+        autoencoder: a folder with config.json and safetensors, or a pipeline's with these in vae/ or vqvae/; with
+            `hub: true` also a model id on the Hugging Face hub.
+        hub: download `autoencoder` from the hub when it is not a local folder.
+        scaling_factor: what the prior's latents are, in units of the autoencoder's. Default: its config.json's.
+        precision: of the autoencoder: "32", or "bf16" and "16" under autocast.
+
+    Raises:
+        ConfigError: no usable autoencoder, or one that does not fit the prior.
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        autoencoder: str,
+        hub: bool = False,
+        scaling_factor: float | None = None,
+        precision: Literal["32", "bf16", "16"] = "32",
+    ) -> None:
+        super().__init__()
+        folder = part(find_folder(autoencoder, hub, _OPTION), ("vae", "vqvae"))
+        self.autoencoder = load_network(folder, ("AutoencoderKL", "VQModel"), _OPTION)
+        config: Any = self.autoencoder.config
+        channels = getattr(config, "vq_embed_dim", None) or config.latent_channels
+        if prior.shape[0] != channels:
+            raise ConfigError(
+                f"{_OPTION}: its latents have {channels} channels, the prior's {prior.shape[0]}"
+            )
+        self.scale = config.scaling_factor if scaling_factor is None else scaling_factor
+        if not self.scale > 0:
+            raise ConfigError(f"model.prior.init_args.scaling_factor: must be positive, got {self.scale}")
+        self.shift = getattr(config, "shift_factor", None) or 0.0
+        self.factor = 2 ** (len(config.block_out_channels) - 1)
+        self.prior, self.precision = prior, precision
+        _, height, width = prior.shape
+        self.shape = (config.in_channels, height * self.factor, width * self.factor)
+        self.classes, self.default_label = prior.classes, prior.default_label
+        self.register_buffer("abar", prior.abar, persistent=False)
+        if precision == "32":
+            full_precision()
+
+    def settings(self) -> str:
+        return f"{self.scale} {self.shift} {self.precision} {type(self.autoencoder)} {describe(self.prior)}"
+
+    def eps(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.prior.eps(x_t, t, label)
+
+    def encode(self, x: Tensor) -> Tensor:
+        if x.shape[-1] % self.factor or x.shape[-2] % self.factor:
+            raise ConfigError(
+                f"model.prior: sides of images must be multiples of {self.factor}, got {x.shape[-1]}x{x.shape[-2]}"
+            )
+        autoencoder: Any = self.autoencoder
+        with self._autocast(x):
+            encoded = autoencoder.encode(x.float())
+        # the mode of the posterior: no draw, so that an image's result is its own
+        z = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+        return (z.float() - self.shift) * self.scale
+
+    def decode(self, x: Tensor) -> Tensor:
+        autoencoder: Any = self.autoencoder
+        with self._autocast(x):
+            return autoencoder.decode(x.float() / self.scale + self.shift).sample.float()
+
+    def observed(self, physics: Physics) -> Physics:
+        return LatentPhysics(physics, self)
+
+    def _autocast(self, x: Tensor) -> torch.autocast:
+        dtype = {"bf16": torch.bfloat16, "16": torch.float16}.get(self.precision)
+        return torch.autocast(x.device.type, dtype=dtype, enabled=dtype is not None)
+
+
+class LatentPhysics(Physics):
+    """An operator on images as one on latents, nonlinear: A(decode(z)), and encode(A_dagger(y)) for a start.
+
+    Args:
+        physics: the operator on images.
+        prior: whose latents they are.
+    """
+
+    def __init__(self, physics: Physics, prior: Latent) -> None:
+        super().__init__()
+        self.physics, self.prior = physics, prior
+
+    def A(self, x: Tensor, **kwargs: Any) -> Tensor:
+        return self.physics.A(self.prior.decode(x), **kwargs)
+
+    def A_dagger(self, y: Tensor, **kwargs: Any) -> Tensor:
+        return self.prior.encode(self.physics.A_dagger(y, **kwargs))
