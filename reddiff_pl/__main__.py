@@ -27,6 +27,7 @@ commands:
   report     one HTML file about a run: pictures, metrics, speed, failures
   submit     run `restore` on a SLURM cluster
   prior      `prior import`: turn a checkpoint of the OpenAI ADM family into a folder that `restore` reads
+  fit        train a prior on photos; ends in a diffusers folder
   demo       restore twelve photos that ship with the package, and draw a picture of them
 
 `reddiff COMMAND --help` lists a command's options (for restore and degrade it takes some seconds: they come from
@@ -73,7 +74,7 @@ def _run(command: str, options: list[str]) -> int:
             from reddiff_pl.importing import prior
 
             return prior(options)
-        if command in ("restore", "degrade", "demo"):
+        if command in ("restore", "degrade", "demo", "fit"):
             from reddiff_pl.launch import devices, launch, option
 
             gpus: Any = devices(option(options, "trainer.devices")) if command == "restore" else None

@@ -51,6 +51,10 @@ def run(command: str, argv: list[str]) -> int:
     quiet_libraries()
     try:
         stop.check()
+        if command == "fit":
+            from reddiff_pl.training.cli import fit  # diffusers and more
+
+            return fit(argv)
         return {"restore": restore, "degrade": degrade, "demo": demo}[command](argv)
     except ConfigError as error:
         print(f"reddiff {command}: error: {error}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from types import FrameType
 
 from reddiff_pl.errors import Stopped
@@ -15,10 +16,12 @@ _CODES = {
     signal.SIGINT: INTERRUPTED,
 }
 _received: list[int] = []
+_began = [time.monotonic()]
 
 
 def listen() -> None:
     """Let USR1, USR2, TERM and Ctrl-C set the flag. A second Ctrl-C interrupts at once."""
+    _began[0] = time.monotonic()
     for number in _CODES:
         signal.signal(number, _handle)
 
@@ -27,6 +30,16 @@ def _handle(number: int, frame: FrameType | None) -> None:
     _received.append(number)
     if number == signal.SIGINT:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def receive(number: int) -> None:
+    """Take a signal that another process got as one's own."""
+    _received.append(number)
+
+
+def running() -> float:
+    """Seconds since the command began."""
+    return time.monotonic() - _began[0]
 
 
 def requested() -> bool:

@@ -12,9 +12,11 @@ from helpers import CONFIGS, VAL_SHARD, task_options
 from reddiff_pl.cli import RestoreCLI
 
 FILES = sorted(CONFIGS.rglob("*.yaml"))
+TRAININGS = [path for path in FILES if path.parent.name == "fit"]
+RESTORATIONS = [path for path in FILES if path not in TRAININGS]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(CONFIGS).as_posix())
+@pytest.mark.parametrize("path", RESTORATIONS, ids=lambda path: path.relative_to(CONFIGS).as_posix())
 def test_it_makes_a_restoration(path: Path, tmp_path):
     options = ["--config", str(path), "--data.shards", str(VAL_SHARD), "--out", str(tmp_path)]
     options += task_options(path, tmp_path)
@@ -33,6 +35,21 @@ def test_it_makes_a_restoration(path: Path, tmp_path):
     assert RestoreCLI("restore", ["--config", str(_write(tmp_path, cli))]).config.model == cli.config.model
 
 
+@pytest.mark.parametrize("path", TRAININGS, ids=lambda path: path.relative_to(CONFIGS).as_posix())
+def test_it_makes_a_training(path: Path, tmp_path):
+    from reddiff_pl.training.cli import FitCLI
+
+    cli = FitCLI(["--config", str(path), "--data.shards", str(VAL_SHARD), "--out", str(tmp_path)])
+    cli.make()
+    weights = sum(p.numel() for p in cli.model.network.parameters())
+    assert 2 * weights < 16 * 2**20 - 2**16, "the folder's weights are one file of at most 16 MiB"
+    wanted = yaml.safe_load(path.read_text())
+    for part in ("model", "data", "trainer"):
+        for name, value in wanted[part].items():
+            if name != "network":
+                assert cli.config[part][name] == value, name
+
+
 def _write(folder: Path, cli: RestoreCLI) -> Path:
     path = folder / "resolved.yaml"
     path.write_text(cli.resolved())
@@ -44,7 +61,7 @@ def test_every_key_is_commented(path: Path):
     """A comment stands above each key, but for the ones that only open a group."""
     lines = path.read_text().splitlines()
     assert lines[0].startswith("#"), "the first line says what the file is"
-    groups = ("model", "data", "prior", "sampler", "physics", "init_args")
+    groups = ("model", "data", "trainer", "prior", "sampler", "physics", "init_args")
     for above, line in itertools.pairwise(lines):
         key = line.strip().split(":")[0]
         if line.strip().startswith("#") or key in groups:

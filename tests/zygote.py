@@ -11,8 +11,9 @@ import torch
 
 from reddiff_pl import cli, stop
 from reddiff_pl.__main__ import main
+from reddiff_pl.training import cli as training
 
-assert cli
+assert cli and training
 torch.set_num_threads(1)
 for line in sys.stdin:
     message = json.loads(line)

@@ -1,0 +1,1 @@
+"""Training of a prior: `reddiff fit`. Imported by that command alone."""

@@ -1,0 +1,153 @@
+"""`fit`: options are the constructors' arguments of PriorTraining, PhotoCrops and Trainer."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
+
+from reddiff_pl import stop
+from reddiff_pl.errors import ConfigError, Stopped
+from reddiff_pl.logs import log_to
+from reddiff_pl.shards.ledger import write_atomically
+from reddiff_pl.training.files import Training
+from reddiff_pl.training.module import PriorTraining
+from reddiff_pl.training.photos import PhotoCrops
+
+log = logging.getLogger(__name__)
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "devices": 1,
+    "max_epochs": 1,  # an epoch without end: the budget is the model's
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "use_distributed_sampler": False,
+    "num_sanity_val_steps": 0,
+}
+
+
+class FitCLI(LightningCLI):
+    """Parses the options, and makes the objects when told to.
+
+    Args:
+        argv: the options.
+    """
+
+    def __init__(self, argv: list[str]) -> None:
+        super().__init__(
+            PriorTraining,
+            PhotoCrops,
+            trainer_defaults=TRAINER_DEFAULTS,
+            seed_everything_default=False,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_kwargs={
+                "prog": "reddiff fit",
+                "description": "Every option is also a key of --config.",
+            },
+            args=argv,
+            run=False,
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(args)
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--seed", type=int, default=0, help="the training's seed")
+        parser.add_argument(
+            "--out", type=str, required=True, help="output directory; run again to go on there"
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        for name in ("seed", "out"):
+            parser.link_arguments(name, f"model.{name}")
+        parser.link_arguments("model.shape", "data.shape", apply_on="instantiate")
+
+    def _set_seed(self) -> None:
+        # the network's first weights, the same in every process
+        torch.manual_seed(self.config.seed)
+
+    def instantiate_classes(self) -> None:
+        """Nothing yet: see `make`."""
+
+    def make(self) -> None:
+        """Make the objects. No work has begun, so whatever they raise is a matter of configuration."""
+        try:
+            super().instantiate_classes()
+        except ConfigError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        plugins: list[Any] = []
+        nodes, devices = self.config.trainer.num_nodes, self.config.trainer.devices
+        if SLURMEnvironment.detect() and (nodes > 1 or str(devices) != "1"):
+            # its own requeueing would save and restart beside ours
+            plugins.append(SLURMEnvironment(auto_requeue=False))
+        elif nodes == 1 and str(devices) == "1":
+            plugins.append(LightningEnvironment())
+        trainer = super().instantiate_trainer(plugins=plugins or None, **kwargs)
+        # Lightning's answers to signals wait for the device at every step, and can block inside the handler; stop.py
+        # and PriorTraining do all of it
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+        return trainer
+
+    def resolved(self) -> str:
+        """All options as YAML that --config reads again."""
+        return yaml.safe_dump(yaml.safe_load(self.parser.dump(self.config)), sort_keys=False)
+
+
+def fit(argv: list[str]) -> int:
+    """Train a prior as the options say."""
+    cli = FitCLI(argv)
+    paths = Training(Path(cli.config.out))
+    rank = int(next((os.environ[n] for n in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if n in os.environ), "0"))
+    try:
+        log_to(paths.text(rank))
+        if rank == 0:
+            write_atomically(paths.out / "config.yaml", cli.resolved().encode())
+    except OSError as error:
+        raise ConfigError(f"--out: {paths.out} cannot be used as a directory: {error.strerror}") from error
+    if rank > 0:
+        logging.getLogger("reddiff_pl").setLevel(logging.WARNING)  # the first process says it
+    cli.make()
+    stop.check()
+    if cli.trainer.strategy.root_device.type == "cuda":
+        # TF32 where autocast leaves float32
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
+    try:
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    except BaseException:
+        for child in _children(cli):
+            child.kill()  # they may wait for this one for ever
+        raise
+    for child in _children(cli):
+        child.wait(timeout=120)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    if stop.requested() and not cli.model.is_over():
+        environment = getattr(cli.trainer.strategy, "cluster_environment", None)
+        if cli.trainer.global_rank > 0 and isinstance(environment, LightningEnvironment):
+            return 0  # the first process gives the code; any but 0 from this one would have it killed
+        raise Stopped
+    log.info("%d steps -> %s", cli.model.step, paths.prior)
+    return 0
+
+
+def _children(cli: FitCLI) -> list[subprocess.Popen[bytes]]:
+    """The processes that Lightning started beside this one, if it did."""
+    return getattr(cli.trainer.strategy.launcher, "procs", [])

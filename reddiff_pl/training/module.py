@@ -1,0 +1,432 @@
+"""Training of an eps-prediction UNet on crops of photos, as a LightningModule."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import UNet2DModel
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from reddiff_pl import stop
+from reddiff_pl.errors import ConfigError
+from reddiff_pl.priors.base import linear_abar, per_image
+from reddiff_pl.seeding import stream_seed
+from reddiff_pl.shards import decode
+from reddiff_pl.shards.ledger import write_atomically
+from reddiff_pl.training import files, heldout
+from reddiff_pl.training.averages import Averages
+
+log = logging.getLogger(__name__)
+
+AGREE_EVERY = 10  # steps between two agreements of several processes; each waits for the device once
+
+
+class PriorTraining(LightningModule):
+    """Minimises |eps(x_t, t) - z|^2 over x_t = alpha_t x0 + sigma_t z, with t uniform in 0..T-1.
+
+    The timesteps of a batch are stratified: one in each of B equal parts of 0..T-1, which leaves each of them uniform.
+    All random numbers of a step are named by (seed, process, step), so a resumed run equals an uninterrupted one.
+    A step whose gradients are not finite is skipped.
+
+    Args:
+        network: the network, by its constructor's arguments; None: as `init_from` describes it.
+        init_from: a diffusers folder of the same network to begin with its weights. Default: random weights.
+        lr: largest step size of AdamW.
+        betas: AdamW's betas.
+        weight_decay: AdamW's.
+        warmup_steps: steps over which the step size grows from 0.
+        decay: how it then falls to 0 over the budget: cosine, linear, or constant.
+        max_steps: budget in steps; None: no limit.
+        max_minutes: budget in minutes since the command began, imports and compilation included, all runs of a resumed
+            training together; the last validation, some seconds, comes on top. None: no limit. With both budgets the
+            one that is further used up counts.
+        clip: largest norm of the gradient.
+        ema_decays: of the averages of the weights; all are evaluated, the best is exported.
+        export: best: the average with the lowest held-out error so far; last: the first average as it is at the end.
+        t_weighting: exponent p of the loss's weight (sigma_t / alpha_t)^p, scaled to mean 1 over t. 0 is the plain
+            loss, in which small t dominate; 2 is the loss of x0.
+        compile: compile the network with torch.compile.
+        validate_every: steps between two validations, each of which also leaves the prior and the state.
+        validate_t: timesteps at which the held-out error is taken.
+        sample_images: samples in the picture of each validation; 0: no picture.
+        sample_steps: network evaluations of the sampler (DDIM).
+        beta_start: first beta of the linear schedule.
+        beta_end: last beta of that schedule; its length is the network's num_train_timesteps (default 1000).
+        out: output directory. Filled in from --out.
+        seed: the run's seed. Filled in from --seed.
+
+    Raises:
+        ConfigError: a value is out of its range, or the weights are not the network's.
+    """
+
+    abar: Tensor
+    alpha: Tensor
+    sigma: Tensor
+    weight: Tensor
+
+    def __init__(
+        self,
+        network: UNet2DModel | None = None,
+        init_from: str | None = None,
+        lr: float = 4e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        warmup_steps: int = 500,
+        decay: Literal["cosine", "linear", "constant"] = "cosine",
+        max_steps: int | None = None,
+        max_minutes: float | None = None,
+        clip: float = 1.0,
+        ema_decays: list[float] | None = None,
+        export: Literal["best", "last"] = "best",
+        t_weighting: float = 0.0,
+        compile: bool = True,
+        validate_every: int = 1000,
+        validate_t: list[int] | None = None,
+        sample_images: int = 36,
+        sample_steps: int = 50,
+        beta_start: float = 1e-4,
+        beta_end: float = 0.02,
+        out: str = "out",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in {"lr": lr, "clip": clip, "validate_every": validate_every}.items():
+            if value <= 0:
+                raise ConfigError(f"--model.{name}: must be above 0, got {value}")
+        if max_steps is None and max_minutes is None:
+            raise ConfigError("--model.max_steps or --model.max_minutes: give one of them, or both")
+        decays = [0.9995] if ema_decays is None else ema_decays
+        if not decays or not all(0 <= d < 1 for d in decays) or len(set(decays)) < len(decays):
+            raise ConfigError(f"--model.ema_decays: must be different numbers in [0, 1), got {decays}")
+        self.network: Any = _network(network, init_from)
+        config = self.network.config
+        T = config.num_train_timesteps or 1000
+        validate_t = [10, 50, 100, 200, 400, 600, 800] if validate_t is None else validate_t
+        if not validate_t or not all(0 <= t < T for t in validate_t):
+            raise ConfigError(f"--model.validate_t: must be timesteps in 0..{T - 1}, got {validate_t}")
+        size = config.sample_size
+        if (
+            not isinstance(size, int)
+            or config.in_channels not in (1, 3)
+            or config.out_channels != config.in_channels
+        ):
+            raise ConfigError(
+                "--model.network: must have one number as sample_size and 1 or 3 channels, the same in and out"
+            )
+        self.shape = (config.in_channels, size, size)
+        self.lr, self.betas, self.weight_decay = lr, betas, weight_decay
+        self.warmup_steps, self.decay, self.clip = warmup_steps, decay, clip
+        self.max_steps, self.max_minutes = max_steps, max_minutes
+        self.ema_decays, self.export = decays, export
+        self.compiled, self.validate_every, self.validate_t = compile, validate_every, validate_t
+        self.sample_images, self.sample_steps = sample_images, sample_steps
+        self.seed, self.files = seed, files.Training(Path(out))
+
+        abar = linear_abar(T, beta_start, beta_end)
+        self.register_buffer("abar", abar, persistent=False)
+        self.register_buffer("alpha", abar.sqrt().float(), persistent=False)
+        self.register_buffer("sigma", (1 - abar).sqrt().float(), persistent=False)
+        weight = ((1 - abar) / abar) ** (t_weighting / 2)
+        self.register_buffer("weight", (weight / weight.mean()).float(), persistent=False)
+
+        self.step = 0
+        self.minutes = 0.0  # as last agreed; decides the step size, so it must be the same in all processes
+        self.begun: float | None = None  # minutes until the first step was done: before, nothing is learned
+        self.earlier = 0.0  # minutes of earlier runs
+        self.best = math.inf
+
+    # Lightning's hooks, in the order in which they come
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        self.adam = torch.optim.AdamW(
+            self.network.parameters(), self.lr, self.betas, weight_decay=self.weight_decay, fused=True
+        )
+        return self.adam
+
+    def on_fit_start(self) -> None:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.batch_size = data.batch_size
+        self.pyramid, self.heldout = data.pyramid.to(self.device), data.heldout.to(self.device)
+        self.generator = torch.Generator(self.device)
+        self.averages = Averages(self.network, self.ema_decays)
+        self.loss_sum, self.loss_steps = torch.zeros((), device=self.device), 0
+        self.skipped = torch.zeros((), device=self.device)
+        if (state := files.read_state(self.files.state, self.device)) is not None:
+            self._load(state)
+        self.dropout = any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in self.network.modules())
+        # not a module of this one: its weights would be there twice
+        self.forward_compiled = [self.network]
+        if self.compiled:
+            # one graph: gradients are averaged when it is through, 0.1 ms for a network of this size
+            torch._dynamo.config.optimize_ddp = False
+            self.forward_compiled = [torch.compile(self.network, dynamic=False)]
+        self.first_step, self.interval = self.step, (self.step, time.monotonic())
+
+    def on_train_start(self) -> None:
+        self.network.train()
+        self._agree()
+        if self.is_over():
+            log.info("nothing left to do: %d steps, %.1f minutes are done", self.step, self.minutes)
+            self.trainer.should_stop = True
+        elif self.step == 0 and self.trainer.is_global_zero:
+            self._validate()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+        if self.trainer.should_stop:
+            return -1
+        for group in self.adam.param_groups:
+            group["lr"] = self.lr * self._factor()
+        return None
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The loss of one batch of crops, drawn here."""
+        B, T = self.batch_size, len(self.abar)
+        seed = stream_seed(self.seed, f"process {self.global_rank}", "crops", self.step)
+        self.generator.manual_seed(seed)
+        if self.dropout:
+            torch.manual_seed(seed)
+        with torch.no_grad():
+            x = self.pyramid.draw(B, self.shape[-1], self.generator)
+            u = torch.rand(B, generator=self.generator, device=self.device)
+            t = ((torch.arange(B, device=self.device) + u) * (T / B)).long().clamp_(max=T - 1)
+            noise = (B, *self.shape[1:], self.shape[0])  # channels last in memory, as the crops are
+            z = torch.randn(noise, generator=self.generator, device=self.device).permute(0, 3, 1, 2)
+            x_t = per_image(self.alpha[t], x) * x + per_image(self.sigma[t], x) * z
+        eps = self.forward_compiled[0](x_t, t, return_dict=False)[0]
+        errors = (eps.float() - z).square().mean((1, 2, 3))
+        self.loss_sum += errors.detach().mean()
+        return (self.weight[t] * errors).mean()
+
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        """Scale and, where something is not finite, skip; inside the fused optimiser, so that nothing waits."""
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        bad = (~norm.isfinite()).float()
+        self.adam.found_inf, self.adam.grad_scale = bad, (norm / self.clip).clamp(min=1).float()  # type: ignore[attr-defined]
+        self.skipped += bad
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.step += 1
+        self.loss_steps += 1
+        self.averages.update(self.step)
+        signal = 0
+        if self.trainer.world_size == 1 or self.step % AGREE_EVERY == 0 or self.step == self.first_step + 1:
+            if self.step == self.first_step + 1:
+                self._synchronize()
+            signal = self._agree()
+        if self.begun is None:
+            self.begun = self.minutes
+        if self.step == self.first_step + 1:
+            log.info("first step after %.0f s", 60 * (self.minutes - self.earlier))
+            # compilation is not part of the speed
+            self.interval = (self.step, time.monotonic())
+        over = self.is_over()
+        if self.trainer.is_global_zero:
+            if over or self.step % self.validate_every == 0:
+                self._validate()
+            if over or signal or self.step % self.validate_every == 0:
+                self._save()
+        if over or signal:
+            self.trainer.should_stop = True
+        if signal and not stop.requested():  # another process got it
+            stop.receive(signal)
+
+    def on_fit_end(self) -> None:
+        self.trainer.strategy.barrier()  # none leaves before the files are written
+
+    # budget
+
+    def _agree(self) -> int:
+        """Let all processes know the time and the signals of all; the first signal's number, or 0."""
+        minutes = self.earlier + stop.running() / 60
+        signal = stop.first() if stop.requested() else 0
+        if self.trainer.world_size > 1:
+            shared = torch.tensor(
+                [signal, minutes if self.trainer.is_global_zero else -1.0],
+                dtype=torch.float64,
+                device=self.device,
+            )
+            torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
+            signal, minutes = int(shared[0].item()), shared[1].item()
+        self.minutes = minutes
+        return signal
+
+    def _share(self) -> float:
+        """How much of the budget is used up, 0..1."""
+        shares = [0.0]
+        if self.max_steps is not None:
+            shares.append(self.step / self.max_steps)
+        if self.max_minutes is not None and self.begun is not None:
+            shares.append((self.minutes - self.begun) / max(self.max_minutes - self.begun, 1e-9))
+        return min(max(shares), 1.0)
+
+    def is_over(self) -> bool:
+        """Whether the budget is used up."""
+        late = self.max_minutes is not None and self.minutes >= self.max_minutes
+        return late or (self.max_steps is not None and self.step >= self.max_steps)
+
+    def _factor(self) -> float:
+        """The step size relative to the largest."""
+        share = self._share()
+        falling = {"cosine": (1 + math.cos(math.pi * share)) / 2, "linear": 1 - share, "constant": 1.0}[
+            self.decay
+        ]
+        return min(1.0, (self.step + 1) / max(self.warmup_steps, 1)) * falling
+
+    # validation and files, in the first process alone
+
+    def _validate(self) -> None:
+        """Evaluate every average, leave the prior, a picture and a line of the log."""
+        self._synchronize()
+        done, since = self.interval
+        seconds = time.monotonic() - since
+        images = (self.step - done) * self.batch_size * self.trainer.world_size
+        speed = round(images / seconds, 1) if images else None
+        self.network.eval()
+        losses = [
+            heldout.eps_mse(self._eps(i), self.heldout, self.abar, self.validate_t, self.seed)
+            if len(self.heldout)
+            else {}
+            for i in range(len(self.ema_decays))
+        ]
+        scores = [heldout.score(loss) if loss else math.nan for loss in losses]
+        pick = 0
+        if self.export == "best" and len(self.heldout):
+            pick = min(range(len(scores)), key=lambda i: scores[i] if math.isfinite(scores[i]) else math.inf)
+        better = math.isfinite(scores[pick]) and scores[pick] < self.best
+        exported = self.step > 0 and (self.export == "last" or not len(self.heldout) or better)
+        if exported:
+            files.write_prior(self.files.prior, self.network.config, self.averages.weights(pick), self.abar)
+            if better:
+                self.best = scores[pick]
+        if self.sample_images and self.step:
+            shape = (self.sample_images, *self.shape)
+            pictures = heldout.samples(self._eps(pick), shape, self.abar, self.sample_steps, self.seed)
+            self.files.grid(self.step).parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.files.grid(self.step), decode.png(heldout.grid(pictures)))
+        self.network.train()
+        record = {
+            "step": self.step,
+            "images": self.step * self.batch_size * self.trainer.world_size,
+            "minutes": round(self.minutes, 3),
+            "lr": self.lr * self._factor(),
+            "train_loss": _rounded((self.loss_sum / self.loss_steps).item()) if self.loss_steps else None,
+            "skipped_steps": int(self.skipped.item()),
+            "images_per_s": speed,
+            "eps_mse": {str(d): _rounded(loss) for d, loss in zip(self.ema_decays, losses, strict=True)},
+            "score": {str(d): _rounded(s) for d, s in zip(self.ema_decays, scores, strict=True)},
+            "exported": self.ema_decays[pick] if exported else None,
+        }
+        files.append(self.files.log, record)
+        line = " ".join(f"{t}:{loss:.4g}" for t, loss in losses[pick].items())
+        log.info(
+            "step %d, %.1f min, %s images/s, loss %s; held-out eps-MSE %s%s",
+            *(self.step, self.minutes, speed, record["train_loss"], line, "; exported" if exported else ""),
+        )
+        self.loss_sum.zero_()
+        self.loss_steps = 0
+        self.interval = (self.step, time.monotonic())
+
+    def _eps(self, i: int) -> heldout.Eps:
+        weights = self.averages.weights(i)
+
+        def eps(x: Tensor, t: Tensor) -> Tensor:
+            with torch.autocast(x.device.type, enabled=False):  # as it will be used
+                return torch.func.functional_call(self.network, weights, (x, t), {"return_dict": False})[0]
+
+        return eps
+
+    def _save(self) -> None:
+        state = {
+            "network": json.dumps(_architecture(self.network.config), sort_keys=True),
+            "step": self.step,
+            "minutes": self.minutes,
+            "begun": self.begun,
+            "best": self.best,
+            "ema_decays": self.ema_decays,
+            "loss_sum": self.loss_sum,
+            "loss_steps": self.loss_steps,
+            "skipped": self.skipped,
+            "weights": self.network.state_dict(),
+            "averages": self.averages.state_dict(),
+            "adam": self.adam.state_dict(),
+        }
+        files.write_state(self.files.state, state)
+
+    def _load(self, state: dict[str, Any]) -> None:
+        where = f"--out: {self.files.out} holds a training of another"
+        try:
+            if state["network"] != json.dumps(_architecture(self.network.config), sort_keys=True):
+                raise ConfigError(f"{where} network; choose another --out")
+            if state["ema_decays"] != self.ema_decays:
+                raise ConfigError(f"{where} ema_decays: {state['ema_decays']}; choose another --out")
+            self.network.load_state_dict(state["weights"])
+            self.averages.load_state_dict(state["averages"])
+            self.adam.load_state_dict(state["adam"])
+            self.step, self.earlier, self.begun = state["step"], state["minutes"], state["begun"]
+            self.best = state["best"]
+            self.loss_sum, self.loss_steps = state["loss_sum"], state["loss_steps"]
+            self.skipped = state["skipped"]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            if isinstance(error, ConfigError):
+                raise
+            # another version's, or not ours
+            raise ConfigError(
+                f"--out: {self.files.state} is not a training's state ({type(error).__name__}); "
+                "delete it to start anew"
+            ) from error
+        if self.trainer.is_global_zero:
+            files.forget_after(self.files.log, self.step)
+        log.info("going on at step %d, after %.1f minutes", self.step, self.earlier)
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def _network(network: UNet2DModel | None, init_from: str | None) -> UNet2DModel:
+    """The network in channels-last order, with gradients."""
+    if network is None and init_from is None:
+        raise ConfigError("--model.network: name the network's arguments, or give --model.init_from")
+    if init_from is not None:
+        from reddiff_pl.priors.unet import _load
+
+        try:
+            found: Any = _load(init_from, False)
+        except ConfigError as error:
+            raise ConfigError(
+                str(error).replace("model.prior.init_args.path", "--model.init_from")
+            ) from error
+        if network is None:
+            network = found
+        elif _architecture(network.config) != _architecture(found.config):
+            mine, theirs = _architecture(network.config), _architecture(found.config)
+            key = next(k for k in sorted(mine.keys() | theirs.keys()) if mine.get(k) != theirs.get(k))
+            raise ConfigError(
+                f"--model.init_from: {init_from} is another network: {key} is {theirs.get(key)}, "
+                f"that of --model.network {mine.get(key)}"
+            )
+        else:
+            network.load_state_dict(found.state_dict())
+    assert network is not None
+    return network.to(memory_format=torch.channels_last).requires_grad_(True).train()
+
+
+def _architecture(config: Any) -> dict[str, Any]:
+    """A network's configuration without what does not change its numbers."""
+    plain = json.loads(json.dumps({k: v for k, v in config.items() if not k.startswith("_")}))
+    # None and the default of T are the same
+    return {**plain, "num_train_timesteps": plain.get("num_train_timesteps") or 1000, "dropout": None}
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _rounded(v) for k, v in value.items()}
+    return float(f"{value:.5g}") if math.isfinite(value) else None
