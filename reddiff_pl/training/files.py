@@ -51,7 +51,9 @@ class Training:
         return self.out / "samples" / f"step-{step:07d}.png"
 
 
-def write_prior(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor], abar: Tensor) -> None:
+def write_prior(
+    folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor], schedule: Mapping[str, Any]
+) -> None:
     """Write a folder that `reddiff_pl.priors.UNet` and diffusers' `UNet2DModel.from_pretrained` read.
 
     Float16 safetensors. The configuration does not change during a training and the weights are replaced by one
@@ -61,23 +63,18 @@ def write_prior(folder: Path, config: Mapping[str, Any], weights: Mapping[str, T
         folder: where to.
         config: the network's.
         weights: its state_dict.
-        abar: its schedule, (T,), linear in beta.
+        schedule: num_train_timesteps, and beta_start and beta_end of a linear schedule.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    betas = 1 - abar.double().cpu() / torch.cat(
-        [torch.ones(1, dtype=torch.float64), abar.double().cpu()[:-1]]
-    )
     scheduler = {
         "_class_name": "DDPMScheduler",
-        "num_train_timesteps": len(abar),
         "beta_schedule": "linear",
-        "beta_start": round(betas[0].item(), 9),
-        "beta_end": round(betas[-1].item(), 9),
         "prediction_type": "epsilon",
         "clip_sample": False,
+        **schedule,
     }
     content = {"_class_name": "UNet2DModel"} | {k: v for k, v in config.items() if not k.startswith("_")}
-    content["num_train_timesteps"] = len(abar)
+    content["num_train_timesteps"] = schedule["num_train_timesteps"]
     for name, value in {"config.json": content, "scheduler_config.json": scheduler}.items():
         write_atomically(folder / name, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
     half = {name: tensor.detach().to("cpu", torch.float16).contiguous() for name, tensor in weights.items()}

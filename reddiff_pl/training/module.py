@@ -17,6 +17,7 @@ from torch import Tensor
 from reddiff_pl import stop
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.priors.base import linear_abar, per_image
+from reddiff_pl.priors.loading import find_folder, load_network
 from reddiff_pl.seeding import stream_seed
 from reddiff_pl.shards import decode
 from reddiff_pl.shards.ledger import write_atomically
@@ -130,6 +131,7 @@ class PriorTraining(LightningModule):
         self.seed, self.files = seed, files.Training(Path(out))
 
         abar = linear_abar(T, beta_start, beta_end)
+        self.schedule = {"num_train_timesteps": T, "beta_start": beta_start, "beta_end": beta_end}
         self.register_buffer("abar", abar, persistent=False)
         self.register_buffer("alpha", abar.sqrt().float(), persistent=False)
         self.register_buffer("sigma", (1 - abar).sqrt().float(), persistent=False)
@@ -303,7 +305,9 @@ class PriorTraining(LightningModule):
         better = math.isfinite(scores[pick]) and scores[pick] < self.best
         exported = self.step > 0 and (self.export == "last" or not len(self.heldout) or better)
         if exported:
-            files.write_prior(self.files.prior, self.network.config, self.averages.weights(pick), self.abar)
+            files.write_prior(
+                self.files.prior, self.network.config, self.averages.weights(pick), self.schedule
+            )
             if better:
                 self.best = scores[pick]
         if self.sample_images and self.step:
@@ -396,14 +400,8 @@ def _network(network: UNet2DModel | None, init_from: str | None) -> UNet2DModel:
     if network is None and init_from is None:
         raise ConfigError("--model.network: name the network's arguments, or give --model.init_from")
     if init_from is not None:
-        from reddiff_pl.priors.unet import _load
-
-        try:
-            found: Any = _load(init_from, False)
-        except ConfigError as error:
-            raise ConfigError(
-                str(error).replace("model.prior.init_args.path", "--model.init_from")
-            ) from error
+        option = "--model.init_from"
+        found: Any = load_network(find_folder(init_from, False, option), ("UNet2DModel",), option)
         if network is None:
             network = found
         elif _architecture(network.config) != _architecture(found.config):
