@@ -24,6 +24,8 @@ commands:
   restore    restore shards of measurements, clean shards, or a folder of images
   degrade    write the measurements of clean shards or of a folder, to restore them elsewhere or later
   status     how far a run is: shards, samples, failures, images/s, time left
+  evaluate   metrics of a run with their intervals: PSNR, SSIM, LPIPS, FID, KID, top-1, ...
+  compare    runs beside each other: differences with their intervals, and the same images in one picture
   report     one HTML file about a run: pictures, metrics, speed, failures
   submit     run `restore` on a SLURM cluster
   prior      `prior import`: turn a checkpoint of the OpenAI ADM family into a folder that `restore` reads
@@ -62,6 +64,14 @@ def _run(command: str, options: list[str]) -> int:
             from reddiff_pl.status import status
 
             return status(options)
+        if command == "evaluate":
+            from reddiff_pl.evaluation.command import evaluate
+
+            return evaluate(options)
+        if command == "compare":
+            from reddiff_pl.evaluation.compare import compare
+
+            return compare(options)
         if command == "report":
             from reddiff_pl.report.command import report  # imports torch
 

@@ -21,11 +21,12 @@ from PIL import Image
 from torch import Tensor
 
 from reddiff_pl.errors import ConfigError, SampleError
+from reddiff_pl.evaluation.lookup import Lookup
 from reddiff_pl.shards import decode
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import read_sidecar
 from reddiff_pl.shards.plan import Shard, plan
-from reddiff_pl.shards.reader import Failure, RawSample, read_shard
+from reddiff_pl.shards.reader import RawSample
 from reddiff_pl.shards.samples import image_member, reference_picture
 from reddiff_pl.shards.tar import END, open_tar, scan
 
@@ -159,6 +160,21 @@ class Results:
             self.notes.append(f"no references: the run's inputs are not there ({error}); give --inputs")
             return {}
 
+    @property
+    def planned(self) -> list[str]:
+        """All shards of the run's inputs; empty where these are not known."""
+        return sorted(self._inputs)
+
+    def digest(self, name: str) -> str:
+        """What tells that a shard is still the same: the hash of its tar, or how far it is written."""
+        sidecar = self.sidecars[name]
+        return f"partial:{self.path(name).stat().st_size}" if sidecar is None else str(sidecar["tar_sha256"])
+
+    def source(self, name: str) -> str | None:
+        """Where a shard's inputs are; None where that is not known."""
+        shard = self._inputs.get(name)
+        return shard.url if shard is not None else None
+
     def path(self, name: str) -> Path:
         """The tar of a shard, finished or being written."""
         return self.run.partial(name) if self.sidecars[name] is None else self.run.tar(name)
@@ -176,7 +192,7 @@ class Results:
             keys: only these.
             inputs: read the inputs beside them; without, there are no references and no measurements.
         """
-        source = _Lookup(self._inputs.get(name), self.notes) if inputs and self._inputs else None
+        source = Lookup(self._inputs.get(name), self.notes) if inputs and self._inputs else None
         if source is not None and name not in self._inputs:
             self.notes.append(f"no references for shard {name}: not among the inputs")
         scale = 1.0 if "UnitRange" in str(self._physics()) else 2.0
@@ -201,41 +217,6 @@ class Results:
             sidecar = self.sidecars[name]
             for failure in sidecar["failed"] if sidecar is not None else _listed(self.run.failed(name)):
                 yield name, failure.get("key"), str(failure.get("reason"))
-
-
-class _Lookup:
-    """Input samples by key, read in one pass where they are asked for in the input's order, as a run writes them."""
-
-    def __init__(self, shard: Shard | None, notes: list[str]) -> None:
-        self.shard, self.notes = shard, notes
-        self.keys: set[str] = set()
-        self.known = shard is None  # whether `keys` holds all there are
-        self.source: Iterator[RawSample | Failure] = iter(())
-        if shard is not None:
-            self.source = read_shard(shard)
-
-    def find(self, key: str) -> RawSample | None:
-        """The sample of this key; None when there is none."""
-        if self.known and key not in self.keys:
-            return None
-        if (found := self._advance(key)) is None and key in self.keys and self.shard is not None:
-            self.source = read_shard(self.shard)  # it was passed over: the orders differ
-            found = self._advance(key)
-        return found
-
-    def _advance(self, key: str) -> RawSample | None:
-        try:
-            for raw in self.source:
-                if isinstance(raw, RawSample):
-                    self.keys.add(raw.key)
-                    if raw.key == key:
-                        return raw
-                elif raw.key is None:
-                    self.notes.append(f"no references from there on: {raw.reason}")
-        except ConfigError as error:  # a store that cannot be reached
-            self.notes.append(f"no references: {error}")
-        self.known = True
-        return None
 
 
 def picture(image: Tensor) -> Image.Image:

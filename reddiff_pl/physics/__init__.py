@@ -4,7 +4,7 @@ from reddiff_pl.physics.bicubic import BicubicSuperResolution
 from reddiff_pl.physics.binding import bind
 from reddiff_pl.physics.blur import GaussianDeblurring
 from reddiff_pl.physics.box_blur import UniformDeblurring
-from reddiff_pl.physics.compose import Compose, LinearCompose
+from reddiff_pl.physics.compose import Compose
 from reddiff_pl.physics.compressed import CompressedSensing
 from reddiff_pl.physics.convolution import KernelDeblurring
 from reddiff_pl.physics.decomposable import Decomposable
@@ -39,7 +39,6 @@ __all__ = [
     "GaussianNoise",
     "Inpainting",
     "KernelDeblurring",
-    "LinearCompose",
     "MeasurementNoise",
     "MotionKernel",
     "NoNoise",

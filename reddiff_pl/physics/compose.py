@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from deepinv.physics import LinearPhysics, Physics
+from deepinv.physics import Physics
 from torch import Tensor
 
 from reddiff_pl.errors import ConfigError
@@ -16,8 +16,6 @@ class Compose(Physics):
 
     A_dagger is thus a start for the samplers, no pseudo-inverse in general. Parameters carry the place of
     their part: those of the first mask are `mask_0` (`KEY.mask_0.png`), of a second part's kernel `kernel_1`.
-
-    Samplers that treat linear operators in a way of their own know them by `LinearCompose`.
 
     Args:
         parts: operators, the first one sees the image.
@@ -48,19 +46,3 @@ class Compose(Physics):
         for part in reversed(self.parts):
             y = part.A_dagger(y)
         return y
-
-
-class LinearCompose(Compose, LinearPhysics):
-    """`Compose` of linear operators, itself linear.
-
-    Args:
-        parts: linear operators, the first one sees the image.
-    """
-
-    def __init__(self, parts: list[Physics]) -> None:
-        super().__init__(parts)
-        for i, part in enumerate(parts):
-            if not isinstance(part, LinearPhysics):
-                raise ConfigError(
-                    f"model.physics.init_args.parts: part {i}, {type(part).__name__}, is not linear; take Compose"
-                )

@@ -18,6 +18,9 @@ class Run:
         self.config = self.out / "config.yaml"
         self.overview = self.out / "report" / "overview.png"
         self.report = self.out / "report" / "index.html"
+        self.evaluation = self.out / "evaluation"
+        self.summary = self.out / "summary.json"
+        self.metrics = self.out / "metrics.parquet"
 
     def log(self, task: int) -> Path:
         return self.out / "logs" / f"task-{task:05d}.log"

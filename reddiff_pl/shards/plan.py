@@ -10,6 +10,7 @@ import posixpath
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from braceexpand import braceexpand
 
@@ -17,6 +18,8 @@ from reddiff_pl.errors import ConfigError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 IMAGES_PER_SHARD = 1000
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def plan(shards: str | Sequence[str] | None, images: str | None) -> list[Shard]:
     return planned
 
 
-def assigned(shards: Sequence[Shard], rank: int, world: int) -> list[Shard]:
+def assigned(shards: Sequence[T], rank: int, world: int) -> list[T]:
     """The shards of one task: every world-th, from its rank on.
 
     All shards are split, the finished ones among them: a split of what is still to do, made by each task at

@@ -37,7 +37,6 @@ from reddiff_pl.physics import (
     GaussianDeblurring,
     Inpainting,
     KernelDeblurring,
-    LinearCompose,
     MotionKernel,
     NonlinearBlur,
     NoNoise,
@@ -185,7 +184,7 @@ CASES = [
     Case("sr2-sr2", lambda: Compose([SuperResolution(2), SuperResolution(2)])),
     Case(
         "sr2-inpainting",
-        lambda: LinearCompose([SuperResolution(2), Inpainting(RandomMask(0.5))]),
+        lambda: Compose([SuperResolution(2), Inpainting(RandomMask(0.5))]),
     ),
     Case(
         "deblur_gauss-inpainting-inpainting",

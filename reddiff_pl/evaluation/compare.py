@@ -1,0 +1,224 @@
+"""`reddiff compare RUN RUN ...`: runs on the same images, beside each other."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reddiff_pl.errors import ConfigError
+from reddiff_pl.evaluation import tables
+from reddiff_pl.evaluation.command import Parser
+from reddiff_pl.evaluation.grid import Key, Source, draw
+from reddiff_pl.evaluation.statistics import interval
+from reddiff_pl.shards.layout import Run
+from reddiff_pl.shards.ledger import write_atomically
+
+
+@dataclass
+class Evaluated:
+    """A run that `reddiff evaluate` has been through.
+
+    Attributes:
+        name: what it is called in tables.
+        out: its directory.
+        rows: {(shard, key): {metric: value}}; null where there is none.
+        summary: its summary.json.
+    """
+
+    name: str
+    out: str
+    rows: dict[Key, dict[str, float | None]]
+    summary: dict[str, Any]
+
+    def source(self) -> Source:
+        """What the picture needs of it."""
+        return Source(self.name, self.out, {key: row.get("psnr") for key, row in self.rows.items()})
+
+
+def compare(argv: list[str]) -> int:
+    """Compare runs on the images they share: a table, paired differences to the first run, a picture.
+
+    Raises:
+        ConfigError: a bad option, a run that is not evaluated, no image in common.
+    """
+    parser = Parser(
+        "reddiff compare", description="Runs beside each other; differences are to the first one."
+    )
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="+", help="output directory, or NAME=directory; evaluated"
+    )
+    parser.add_argument("--out", default="comparison", help="where the files go (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=8, help="images in the picture (default: %(default)s)")
+    parser.add_argument("--keys", help="these images instead, comma-separated")
+    parser.add_argument("--inputs", metavar="URL", help="where the runs' inputs are, if they were moved")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    options = parser.parse_args(argv)
+    if len(options.runs) < 2:
+        raise ConfigError("RUN: give two runs or more")
+    if options.images < 1:
+        raise ConfigError(f"--images: must be at least 1, got {options.images}")
+    runs = [_read(spec) for spec in options.runs]
+    if len({run.name for run in runs}) < len(runs):
+        raise ConfigError(
+            f"RUN: {', '.join(run.name for run in runs)}: give them names of their own: NAME=directory"
+        )
+    keys, notes = _common(runs)
+    result = _compare(runs, keys, options.seed)
+    result["notes"] = notes + result["notes"]
+    wanted = keys
+    if options.keys is not None:
+        names = options.keys.split(",")
+        wanted = [key for name in names for key in keys if key[1] == name]
+        if lacking := [name for name in names if name not in {key for _, key in wanted}]:
+            raise ConfigError(f"--keys: {lacking[0]}: the runs have no such image in common")
+    elif len(keys) > options.images:
+        wanted = [keys[round(i)] for i in np.linspace(0, len(keys) - 1, options.images)]
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    draw(out / "grid.png", [run.source() for run in runs], wanted, options.inputs)
+    _write(out, result)
+    return 0
+
+
+def _read(spec: str) -> Evaluated:
+    name, _, out = (
+        spec.rpartition("=") if re.match(r"[^=/]+=", spec) else (Path(spec).resolve().name, "", spec)
+    )
+    run = Run(out)
+    try:
+        summary = json.loads(run.summary.read_bytes())
+        import pyarrow.parquet as parquet
+
+        columns = parquet.read_table(run.metrics).to_pydict()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{out}: not evaluated; run: reddiff evaluate {out}") from error
+    shards, keys = columns.pop("shard"), columns.pop("key")
+    # what a classifier makes of the references and of A_dagger(y) is the same for every run
+    shown = {
+        k: v for k, v in columns.items() if not re.match(r"label$|prediction-|top.*-(reference|start)$", k)
+    }
+    rows = {
+        (shard, key): {metric: values[i] for metric, values in shown.items()}
+        for i, (shard, key) in enumerate(zip(shards, keys, strict=True))
+    }
+    return Evaluated(name, out, rows, summary)
+
+
+def _common(runs: Sequence[Evaluated]) -> tuple[list[Key], list[str]]:
+    """The images that all runs have, in the first one's order; and what is to be said of the others."""
+    keys = [key for key in runs[0].rows if all(key in run.rows for run in runs)]
+    if not keys:
+        raise ConfigError("RUN: the runs have no image in common (shard and key)")
+    return keys, [
+        f"{run.name} has {len(run.rows) - len(keys):,} images that others lack; only the {len(keys):,} in common count"
+        for run in runs
+        if len(run.rows) > len(keys)
+    ]
+
+
+def _compare(runs: Sequence[Evaluated], keys: Sequence[Key], seed: int) -> dict[str, Any]:
+    """Means over the common images, and paired differences to the first run."""
+    means: dict[str, dict[str, Any]] = {run.name: {} for run in runs}
+    differences: dict[str, dict[str, Any]] = {run.name: {} for run in runs[1:]}
+    notes = []
+    there = {m for run in runs for row in run.rows.values() for m, value in row.items() if value is not None}
+    for metric in sorted(there, key=tables.order):
+        values = np.array([[run.rows[key].get(metric) for key in keys] for run in runs], dtype=np.float64)
+        values = values[:, np.isfinite(values).all(0)]
+        n = values.shape[1]
+        if n == 0:
+            notes.append(f"{metric} is left out: the runs have it for no image in common")
+            continue
+        if n < len(keys) and not metric.startswith(("top1", "top5")):
+            notes.append(f"{tables.metric(metric).label}: over the {n:,} images for which all runs have it")
+        for run, one in zip(runs, values, strict=True):
+            ends = interval(one, metric, seed, metric.startswith(("top1", "top5")))
+            means[run.name][metric] = _entry(ends)
+        for run, one in zip(runs[1:], values[1:], strict=True):
+            differences[run.name][metric] = _entry(interval(one - values[0], metric, seed))
+    whole = all(len(run.rows) == len(keys) for run in runs)
+    for metric in _set_metrics(runs):
+        if not whole:
+            notes.append(f"{tables.metric(metric).label} is left out: the runs do not have the same images")
+            continue
+        for run in runs:
+            means[run.name][metric] = run.summary["metrics"][metric]
+    return {
+        "runs": {run.name: run.out for run in runs},
+        "images": len(keys),
+        "means": means,
+        "differences": differences,
+        "notes": notes,
+    }
+
+
+def _set_metrics(runs: Sequence[Evaluated]) -> list[str]:
+    """Distances between sets that all runs have from the same network."""
+    found = [m for m, entry in runs[0].summary["metrics"].items() if "value" in entry]
+    family = {m: "net:inception" if m in ("fid", "kid") else f"net:{m.partition('-')[2]}" for m in found}
+    return [
+        m
+        for m in found
+        if all(m in run.summary["metrics"] for run in runs)
+        and len({run.summary["families"].get(family[m]) for run in runs}) == 1
+    ]
+
+
+def _entry(ends: Any) -> dict[str, Any]:
+    low, high = (None, None) if ends.low != ends.low else (ends.low, ends.high)
+    return {"n": ends.n, "mean": ends.mean, "low": low, "high": high, "interval": ends.method}
+
+
+def tables_of(
+    result: Mapping[str, Any],
+) -> list[tuple[str, list[str], list[list[str]], list[tuple[int, int]]]]:
+    """The tables of a comparison: (title, headings, rows, cells of the best run)."""
+    names = list(result["means"])
+    metrics = sorted(next(iter(result["means"].values())), key=tables.order)
+    shown = [tables.metric(m) for m in metrics]
+    numbers = [[tables.value_of(result["means"][name][m]) for m in metrics] for name in names]
+    rows = [
+        [name, *(s.text(v) for s, v in zip(shown, row, strict=True))]
+        for name, row in zip(names, numbers, strict=True)
+    ]
+    best = []
+    for j, one in enumerate(shown):
+        column = [row[j] for row in numbers]
+        known = [v for v in column if v is not None]
+        if one.better and known:
+            top = max(known) if one.better == "higher" else min(known)
+            best += [(i, j + 1) for i, v in enumerate(column) if v == top]
+    found = [(f"Means over {result['images']:,} images", ["run", *(s.heading() for s in shown)], rows, best)]
+    paired = [m for m in metrics if all(m in entry for entry in result["differences"].values())]
+    rows = [
+        [f"{name} - {names[0]}", *(_difference(tables.metric(m), entry[m]) for m in paired)]
+        for name, entry in result["differences"].items()
+    ]
+    title = "Differences image by image, with 95 % intervals"
+    return [*found, (title, ["run", *(tables.metric(m).heading() for m in paired)], rows, [])]
+
+
+def _difference(metric: tables.Metric, entry: Mapping[str, Any]) -> str:
+    if entry["low"] is None:
+        return metric.text(entry["mean"])
+    return f"{metric.text(entry['mean'])} [{metric.text(entry['low'])}, {metric.text(entry['high'])}]"
+
+
+def _write(out: Path, result: Mapping[str, Any]) -> None:
+    """The tables on the terminal and as files."""
+    found = tables_of(result)
+    notes = [f"note: {note}" for note in result["notes"]]
+    for title, head, rows, _ in found:
+        print(f"{title}\n{tables.plain(head, rows)}")
+    print("\n".join([*notes, f"look at {out / 'grid.png'}"]))
+    text = "\n".join(f"{title}\n\n{tables.markdown(head, rows)}" for title, head, rows, _ in found)
+    write_atomically(out / "comparison.md", "\n".join([text, *notes]).encode())
+    text = "\n".join(f"% {title}\n{tables.tex(head, rows, best)}" for title, head, rows, best in found)
+    write_atomically(out / "comparison.tex", text.encode())
+    write_atomically(out / "comparison.json", json.dumps(result, indent=1, allow_nan=False).encode() + b"\n")
