@@ -101,7 +101,7 @@ def _identity(text: str) -> dict[str, Any]:
     flat = dict(_flatten("model", config.get("model") or {}))
     flat["seed"] = config.get("seed")
     data = config.get("data") or {}
-    flat |= {"data.size": data.get("size"), "data.batch_size": data.get("batch_size")}
+    flat |= {f"data.{key}": data.get(key) for key in ("size", "sigma_y", "batch_size")}
     found = re.search(r"^# prior_sha256: (\w+)", text)
     flat["prior_sha256"] = found.group(1) if found else None
     return flat

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from deepinv.physics import Physics
@@ -47,6 +47,7 @@ class Batch:
         y: measurements, (B, ...).
         params: operator parameters, {name: (B, ...)}.
         label: class labels, long (B,), where the prior takes them.
+        noise_std: standard deviation of each measurement's noise, in y's units, (B,).
         last: the shard ends here.
         complete: False when --limit cuts the shard short.
         fraction: share of the task's input that has been read.
@@ -60,6 +61,7 @@ class Batch:
     y: Tensor | None = None
     params: dict[str, Tensor] = field(default_factory=dict)
     label: Tensor | None = None
+    noise_std: Tensor | None = None
     last: bool = False
     complete: bool = True
     fraction: float = 0.0
@@ -78,6 +80,7 @@ class Batch:
             y=None if self.y is None else self.y.to(device),
             params={name: value.to(device) for name, value in self.params.items()},
             label=None if self.label is None else self.label.to(device),
+            noise_std=None if self.noise_std is None else self.noise_std.to(device),
         )
 
 
@@ -90,6 +93,8 @@ class ShardDataModule(LightningDataModule):
         batch_size: images restored together. A batch always has this size; the last one is padded.
         size: side of the square that clean images are reduced to, in pixels. Default: the prior's.
         workers: decoding threads.
+        sigma_y: noise level, on the [0, 1] scale, of measurements whose KEY.json has no `sigma_y`; "estimate" finds it
+            from each measurement. Default: that of the model's noise.
         out: output directory; finished shards there are skipped. Filled in from --out.
         limit: only the first so many samples of the task, for a preview. Filled in from --limit.
         rank: which task this is. Filled in from --rank or the environment.
@@ -113,6 +118,7 @@ class ShardDataModule(LightningDataModule):
         batch_size: int = 8,
         size: int | None = None,
         workers: int = 2,
+        sigma_y: float | Literal["estimate"] | None = None,
         out: str | None = None,
         limit: int | None = None,
         rank: int | None = None,
@@ -134,13 +140,15 @@ class ShardDataModule(LightningDataModule):
         }.items():
             if value is not None and value < 1:
                 raise ConfigError(f"--data.{name}: must be at least 1, got {value}")
+        if isinstance(sigma_y, float) and not sigma_y >= 0:
+            raise ConfigError(f"--data.sigma_y: must not be negative, got {sigma_y}")
         if physics is None or shape is None:
             raise ConfigError("--model.physics: no operator; name one, or a tasks/*.yaml that does")
         if size is not None:
             shape = (shape[0], size, size)
         self.batch_size, self.workers, self.limit = batch_size, workers, limit
         self.run = Run(out) if out is not None else None
-        self.degradation = Degradation(physics, noise or NoNoise(), shape, seed)
+        self.degradation = Degradation(physics, noise or NoNoise(), shape, seed, sigma_y)
         self.retry_failed = retry_failed
         self.classes, self.default_label = classes, default_label
         self.rank, self.world = place(rank, world)
@@ -311,6 +319,7 @@ def collate(shard: Shard, writer: ShardWriter | None, entries: list[Entry], batc
     rows = samples + [samples[0]] * (batch_size - len(samples))
     batch.y = torch.stack([sample.y for sample in rows])
     batch.params = {name: torch.stack([sample.params[name] for sample in rows]) for name in first.params}
+    batch.noise_std = torch.tensor([sample.noise_std for sample in rows])
     labels = [sample.label for sample in rows if sample.label is not None]
     if len(labels) == len(rows):
         batch.label = torch.tensor(labels)

@@ -180,6 +180,9 @@ class ShardOutput(Callback):
             files = [("png", decode.png(restored.images[row]))]
             if restored.starts is not None:
                 files.append(("start.png", decode.png(restored.starts[row])))
+            if restored.stds is not None:
+                files.append(("std.npy", decode.npy(restored.stds[row])))
+            files += [(f"sample{i}.png", decode.png(x[row])) for i, x in enumerate(restored.samples)]
             if restored.strips:
                 files.append(("steps.png", decode.png(restored.strips[row])))
             return files, {**sample.meta, **restored.metrics[row], "seed": self._seed}

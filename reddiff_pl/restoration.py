@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from deepinv.physics import Physics
@@ -17,6 +17,7 @@ from reddiff_pl.metrics import misfit, psnr, ssim
 from reddiff_pl.physics import MeasurementNoise, bind
 from reddiff_pl.priors import Prior
 from reddiff_pl.samplers import Sampler, SeededNoise, run
+from reddiff_pl.samplers.spread import spread
 from reddiff_pl.shards.samples import to_uint8
 
 log = logging.getLogger(__name__)
@@ -31,12 +32,17 @@ class Restored:
         metrics: a dict a sample: misfit, and psnr and ssim where there is a reference.
         strips: the evolution of each, uint8 (C, 2H, kept * W), if asked for: x above, x0_hat below.
         starts: A_dagger(y), uint8 (n, C, H, W), if asked for.
+        stds: standard deviation of each pixel over several restorations, on the [0, 1] scale, float16 (n, C, H, W);
+            None where there is one.
+        samples: the restorations, uint8 (n, C, H, W) each, if asked for.
     """
 
     images: Tensor
     metrics: list[dict[str, float | None]]
     strips: list[Tensor]
     starts: Tensor | None = None
+    stds: Tensor | None = None
+    samples: list[Tensor] = field(default_factory=list)
 
 
 class Restoration(LightningModule):
@@ -53,6 +59,9 @@ class Restoration(LightningModule):
             alone.
         keep_steps: write the evolution of each image over so many of its steps (`KEY.steps.png`).
         keep_start: write A_dagger(y), which the sampler starts from, as a picture (`KEY.start.png`).
+        num_samples: restorations of each image, with independent noise. With more than one their mean is written, and
+            the standard deviation of each pixel (`KEY.std.npy`, float16 (C, H, W) on the [0, 1] scale).
+        keep_samples: write each of them, too (`KEY.sample0.png`, ...).
         noise_device: where random numbers are made. Default: on the device that restores; "cpu" gives the same
             ones everywhere.
         seed: the run's seed. Filled in from --seed.
@@ -66,12 +75,17 @@ class Restoration(LightningModule):
         noise: MeasurementNoise | None = None,
         keep_steps: int = 0,
         keep_start: bool = False,
+        num_samples: int = 1,
+        keep_samples: bool = False,
         noise_device: str | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         if keep_steps < 0:
             raise ConfigError(f"--model.keep_steps: must not be negative, got {keep_steps}")
+        if num_samples < 1:
+            raise ConfigError(f"--model.num_samples: must be at least 1, got {num_samples}")
+        self.num_samples, self.keep_samples = num_samples, keep_samples
         self.prior, self.physics, self.sampler, self.noise = prior, physics, sampler, noise
         self.keep_steps, self.keep_start = keep_steps, keep_start
         self.noise_device, self.seed = noise_device, seed
@@ -127,29 +141,41 @@ class Restoration(LightningModule):
         if rows < batch_size and not self._rows:
             self._rows = rows
             log.warning("out of memory: from here on %d images at a time, in batches of %d", rows, batch_size)
-        images = torch.cat([images for images, _ in parts])
-        strips = [strip for _, strips in parts for strip in strips]
+        images = torch.cat([part.mean for part in parts])
+        strips = [strip for part in parts for strip in part.strips]
+        stds = torch.cat([part.std for part in parts])[:n].cpu() if self.num_samples > 1 else None
+        samples = [torch.cat(rows)[:n].cpu() for rows in zip(*(part.samples for part in parts), strict=True)]
         bind(self.physics, batch.params)
         starts = to_uint8(self.physics.A_dagger(batch.y))[:n].cpu() if self.keep_start else None
-        return Restored(images[:n].cpu(), self._metrics(images, batch), strips[:n], starts)
+        return Restored(images[:n].cpu(), self._metrics(images, batch), strips[:n], starts, stds, samples)
 
-    def _restore(self, batch: Batch, start: int, end: int) -> tuple[Tensor, list[Tensor]]:
-        """Rows of a batch restored: images as uint8, and their strips."""
-        assert self.physics is not None and batch.y is not None
+    def _restore(self, batch: Batch, start: int, end: int) -> _Part:
+        """Rows of a batch restored."""
+        assert self.physics is not None and batch.y is not None and batch.noise_std is not None
         y, rows = batch.y[start:end], slice(start, end)
         bind(self.physics, {name: value[rows] for name, value in batch.params.items()})
         kept = _KeptSteps(self.keep_steps, self.prior.decode)
-        x = run(
-            self.sampler,
-            y,
-            self.prior.observed(self.physics),
-            self.prior,
-            SeededNoise(self.seed, batch.keys[rows], y.device, self.noise_device),
-            batch.label[rows] if batch.label is not None else None,
-            callback=kept if self.keep_steps else None,
-            should_stop=self.should_stop,
-        )
-        return to_uint8(self.prior.decode(x)), kept.strips(len(y))
+
+        def restore(sample: int) -> Tensor:
+            assert self.physics is not None and batch.noise_std is not None
+            x = run(
+                self.sampler,
+                y,
+                self.prior.observed(self.physics),
+                self.prior,
+                SeededNoise(self.seed, batch.keys[rows], y.device, self.noise_device, sample),
+                batch.label[rows] if batch.label is not None else None,
+                noise_std=batch.noise_std[rows],
+                callback=kept if self.keep_steps and sample == 0 else None,
+                should_stop=self.should_stop,
+            )
+            return self.prior.decode(x)
+
+        if self.num_samples == 1:
+            return _Part(to_uint8(restore(0)), kept.strips(len(y)))
+        mean, std, samples = spread(restore, self.num_samples)
+        pictures = [to_uint8(x) for x in samples] if self.keep_samples else []
+        return _Part(to_uint8(mean), kept.strips(len(y)), std.half(), pictures)
 
     def _metrics(self, images: Tensor, batch: Batch) -> list[dict[str, float | None]]:
         """To 4 decimals; an infinite PSNR is None."""
@@ -165,6 +191,16 @@ class Restoration(LightningModule):
                 row["psnr"] = None if decibels == float("inf") else round(decibels, 4)
                 row["ssim"] = round(ssim(*pair).item(), 4)
         return rows
+
+
+@dataclass
+class _Part:
+    """Rows of a batch restored, on the device: see `Restored`."""
+
+    mean: Tensor
+    strips: list[Tensor]
+    std: Tensor = field(default_factory=lambda: torch.empty(0))
+    samples: list[Tensor] = field(default_factory=list)
 
 
 class _KeptSteps:

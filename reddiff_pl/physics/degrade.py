@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import threading
 from collections.abc import Mapping
 
@@ -19,7 +20,7 @@ from reddiff_pl.physics.binding import (
     measured,
     measurement_scale,
 )
-from reddiff_pl.physics.noise import MeasurementNoise, NoNoise
+from reddiff_pl.physics.noise import MeasurementNoise, NoNoise, estimate_noise_std
 from reddiff_pl.seeding import stream
 
 
@@ -31,15 +32,22 @@ class Degradation:
         noise: the measurement noise.
         shape: (C, H, W) of the images.
         seed: the run's seed.
+        sigma_y: noise level, on the [0, 1] scale, of measurements that do not say theirs, or "estimate"; None: that of
+            `noise`.
 
     Attributes:
         scale: what one unit of [0, 1] is in the measurement's range.
     """
 
     def __init__(
-        self, physics: Physics, noise: MeasurementNoise, shape: tuple[int, int, int], seed: int
+        self,
+        physics: Physics,
+        noise: MeasurementNoise,
+        shape: tuple[int, int, int],
+        seed: int,
+        sigma_y: float | str | None = None,
     ) -> None:
-        self.noise, self.shape, self.seed = noise, shape, seed
+        self.noise, self.shape, self.seed, self.sigma_y = noise, shape, seed, sigma_y
         self.scale = measurement_scale(physics)
         self.physics = copy.deepcopy(physics)  # deepinv's own clone() walks the whole interpreter
         self._configured = configured_parameters(self.physics)
@@ -75,6 +83,27 @@ class Degradation:
             return y, params  # nothing to clear, and clearing costs five times the operator
         y = self.noise(y, self.scale, stream(self.seed, key, "y"))
         return self._clear_unmeasured(y, physics), params
+
+    @torch.no_grad()
+    def noise_std(self, y: Tensor, params: Mapping[str, Tensor], sigma_y: object = None) -> float:
+        """Standard deviation of one measurement's noise, in y's units.
+
+        Args:
+            y: measurement, (...).
+            params: its operator's parameters.
+            sigma_y: its level on the [0, 1] scale where that is known (KEY.json), "estimate" to find it from the
+                measurement; None: that of the configured noise.
+
+        Raises:
+            SampleError: sigma_y is no level.
+        """
+        if sigma_y is None:
+            return self.noise.std(y, self.scale)
+        if sigma_y == "estimate":
+            return estimate_noise_std(y, measured(self.bound(params), torch.zeros(1, *self.shape))[0][0])
+        if isinstance(sigma_y, bool) or not isinstance(sigma_y, (int, float)) or not 0 <= sigma_y < math.inf:
+            raise SampleError(f"sigma_y in the metadata must be a number from 0 up, got {str(sigma_y)[:40]}")
+        return self.scale * sigma_y
 
     @torch.no_grad()
     def accept(self, y: Tensor, key: str, given: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

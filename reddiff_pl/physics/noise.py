@@ -27,6 +27,15 @@ class MeasurementNoise:
         """
         raise NotImplementedError
 
+    def std(self, y: Tensor, scale: float) -> float:
+        """Standard deviation of the noise in y's units; where it varies over y, its root mean square.
+
+        Args:
+            y: measurement of one image, noisy or clean.
+            scale: what one unit of [0, 1] is in y's range.
+        """
+        return scale * self.sigma_y
+
 
 class NoNoise(MeasurementNoise):
     """The measurement as it is."""
@@ -67,3 +76,33 @@ class PoissonNoise(MeasurementNoise):
         offset = scale - 1  # [-1, 1] data are 2u - 1, [0, 1] data are u
         unit = ((y + offset) / scale).clamp(min=0)
         return scale * self.gain * torch.poisson(unit / self.gain, generator=generator) - offset
+
+    def std(self, y: Tensor, scale: float) -> float:
+        offset = scale - 1
+        unit = ((y + offset) / scale).clamp(min=0)
+        return scale * float((self.gain * unit.mean()).sqrt())
+
+
+def estimate_noise_std(y: Tensor, measured: Tensor) -> float:
+    """Standard deviation of white noise in one image-like measurement, from the measurement alone, in its units.
+
+    The median of |d| / 0.6745 over the diagonal details d = (a - b - c + e) / 2 of all 2x2 squares that are measured
+    whole: smooth regions and straight edges leave only the noise there. Texture adds to it, so it is an upper bound.
+
+    Args:
+        y: measurement, (C, H, W).
+        measured: where the image has a say in it, bool, like y.
+
+    Returns:
+        the estimate; 0 where y is no image or has fewer than 64 such squares.
+
+    References:
+        Ideal spatial adaptation by wavelet shrinkage | https://doi.org/10.1093/biomet/81.3.425
+    """
+    if y.ndim != 3:
+        return 0.0
+    corners = [(slice(i, y.shape[1] - 1 + i), slice(j, y.shape[2] - 1 + j)) for i in (0, 1) for j in (0, 1)]
+    a, b, c, e = (y[:, rows, columns] for rows, columns in corners)
+    whole = torch.stack([measured[:, rows, columns] for rows, columns in corners]).all(0)
+    details = (a - b - c + e)[whole] / 2
+    return float(details.abs().median() / 0.6745) if details.numel() >= 64 else 0.0

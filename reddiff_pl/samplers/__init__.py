@@ -8,6 +8,7 @@ from reddiff_pl.samplers.diffpir import DiffPIR
 from reddiff_pl.samplers.dps import DPS
 from reddiff_pl.samplers.noise import Noise, ReplayedNoise, SeededNoise
 from reddiff_pl.samplers.pigdm import PiGDM
+from reddiff_pl.samplers.proximal import ProximalREDDiff
 from reddiff_pl.samplers.reddiff import REDDiff
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "DiffPIR",
     "Noise",
     "PiGDM",
+    "ProximalREDDiff",
     "REDDiff",
     "ReplayedNoise",
     "Sampler",

@@ -90,7 +90,8 @@ def run(
         while state.step < state.steps:
             if should_stop is not None and should_stop():
                 raise Stopped
+            before = state.step
             state = sampler.step(state)
-            if callback is not None:
+            if callback is not None and state.step > before:
                 callback(state.step, state.x, state.x0_hat)
     return state.x

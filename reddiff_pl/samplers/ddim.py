@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from reddiff_pl.samplers.diffusion import DiffusionSampler, DiffusionState, check_option
+from reddiff_pl.samplers.diffusion import DiffusionSampler, DiffusionState
+from reddiff_pl.samplers.options import check_option
 
 
 class DDIM(DiffusionSampler):

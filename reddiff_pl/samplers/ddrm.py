@@ -23,7 +23,8 @@ from reddiff_pl.physics.binding import operator_of
 from reddiff_pl.physics.decomposable import Decomposable
 from reddiff_pl.physics.unit_range import on_symmetric_range
 from reddiff_pl.priors.base import per_image
-from reddiff_pl.samplers.diffusion import DiffusionSampler, DiffusionState, check_option
+from reddiff_pl.samplers.diffusion import DiffusionSampler, DiffusionState
+from reddiff_pl.samplers.options import check_option
 
 
 class DDRM(DiffusionSampler):

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from reddiff_pl.physics.proximal import proximal
 from reddiff_pl.physics.unit_range import on_symmetric_range
-from reddiff_pl.samplers.diffusion import DiffusionSampler, DiffusionState, check_option
+from reddiff_pl.samplers.diffusion import DiffusionSampler, DiffusionState
+from reddiff_pl.samplers.options import check_option
 
 
 class DiffPIR(DiffusionSampler):

@@ -22,11 +22,10 @@ import torch
 from deepinv.physics import Physics
 from torch import Tensor
 
-from reddiff_pl.errors import ConfigError
 from reddiff_pl.priors.base import Prior
 from reddiff_pl.samplers.base import Sampler, State
 from reddiff_pl.samplers.noise import Noise
-from reddiff_pl.samplers.timesteps import uniform_grid
+from reddiff_pl.samplers.options import check_option, chosen_times
 
 
 @dataclass
@@ -102,7 +101,8 @@ class DiffusionSampler(Sampler):
         x_init: Tensor | None = None,
         noise_std: Tensor | None = None,
     ) -> DiffusionState:
-        times = self._grid(len(prior.abar))
+        times = chosen_times(self.timesteps, "uniform", prior.abar, self.steps, None, None)
+        times = sorted(set(times), reverse=True)
         if noise_std is None:
             noise_std = torch.zeros(len(y), device=y.device)
         state = DiffusionState(
@@ -149,26 +149,3 @@ class DiffusionSampler(Sampler):
     def update(self, state: DiffusionState) -> tuple[Tensor, Tensor]:
         """x at the next timestep, and the network's guess x0_hat, both (B, C, H, W)."""
         raise NotImplementedError
-
-    def _grid(self, T: int) -> list[int]:
-        if self.timesteps is None:
-            try:
-                return uniform_grid(T, self.steps)
-            except ValueError as error:
-                raise ConfigError(f"model.sampler.init_args.steps: {error}") from error
-        if not self.timesteps or not all(0 <= t < T for t in self.timesteps):
-            raise ConfigError(
-                f"model.sampler.init_args.timesteps: must be in 0..{T - 1}, got {self.timesteps}"
-            )
-        return sorted(set(self.timesteps), reverse=True)
-
-
-def check_option(name: str, value: float, low: float = 0.0, high: float = math.inf) -> None:
-    """Refuse a sampler's option out of [low, high], or one that is not finite.
-
-    Raises:
-        ConfigError: which option.
-    """
-    if not low <= value <= high or not math.isfinite(value):
-        bounds = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
-        raise ConfigError(f"model.sampler.init_args.{name}: must be {bounds}, got {value}")

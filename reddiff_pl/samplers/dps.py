@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from reddiff_pl.priors.base import per_image
-from reddiff_pl.samplers.diffusion import DiffusionSampler, DiffusionState, check_option
+from reddiff_pl.samplers.diffusion import DiffusionSampler, DiffusionState
+from reddiff_pl.samplers.options import check_option
 
 
 class DPS(DiffusionSampler):

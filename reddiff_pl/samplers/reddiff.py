@@ -13,6 +13,10 @@ D and M are the numbers of elements of one image and of one measurement: the los
 result never depends on its batch. A code whose means run over a batch of B does the same steps with
 adam_eps = B * 1e-8.
 
+With the defaults this is the published algorithm. Beyond it: other time grids and a falling step size, which need far
+fewer evaluations; a weight that knows the measurement's noise (`weighting.py`); a mean over the last iterates and a
+stop when the misfit has come down to the noise (`iterates.py`).
+
 References:
     A Variational Perspective on Solving Inverse Problems with Diffusion Models
     | https://arxiv.org/abs/2305.04391
@@ -31,21 +35,11 @@ from torch import Tensor
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.priors.base import Prior, per_image
 from reddiff_pl.samplers.base import Sampler, State
+from reddiff_pl.samplers.iterates import Iterates
 from reddiff_pl.samplers.noise import Noise
-from reddiff_pl.samplers.timesteps import Order, ordered_times, uniform_grid
-
-Weighting = Literal["linear", "sqrt", "square", "log", "trunc_linear", "power2over3", "const", "inverse"]
-
-_WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {
-    "linear": lambda r: r,
-    "sqrt": torch.sqrt,
-    "square": torch.square,
-    "log": torch.log1p,
-    "trunc_linear": lambda r: r.clamp(max=1),
-    "power2over3": lambda r: r ** (2 / 3),
-    "const": torch.ones_like,
-    "inverse": torch.reciprocal,
-}
+from reddiff_pl.samplers.options import check_choice, check_option, chosen_times
+from reddiff_pl.samplers.timesteps import Grid, Order, StepSizes, ordered_times, step_size
+from reddiff_pl.samplers.weighting import WEIGHTINGS, Weighting
 
 # these look at more than one element at a time, and would let images of a batch see each other
 _COUPLING_OPTIMIZERS = {"LBFGS", "Adafactor", "Muon", "SparseAdam"}
@@ -53,7 +47,11 @@ _COUPLING_OPTIMIZERS = {"LBFGS", "Adafactor", "Muon", "SparseAdam"}
 
 @dataclass
 class REDDiffState(State):
-    """State with what the steps need: times (B, N) long on the CPU, coefficients (T,), the optimiser."""
+    """State with what the steps need: times (B, N) long, coefficients (T,), the optimiser.
+
+    Attributes:
+        noise_weight: obs_weight (D / M) noise_std^2, (B,), times the sampler's noise_weight; None: no noise.
+    """
 
     y: Tensor
     physics: Physics
@@ -62,33 +60,45 @@ class REDDiffState(State):
     label: Tensor | None
     mu: Tensor
     optimizer: torch.optim.Optimizer
+    lrs: list[float]
     times: Tensor
     alpha: Tensor
     sigma: Tensor
     weight: Tensor
+    noise_weight: Tensor | None
+    iterates: Iterates
 
 
 class REDDiff(Sampler):
-    """RED-diff with the method's published options.
+    """RED-diff, by Adam or another element-wise optimiser.
 
     Args:
-        steps: number of timesteps of the uniform grid, 1 to T. One network evaluation each (two with
-            `antithetic`). A number that does not divide T gives another count, see `uniform_grid`.
+        steps: number of timesteps, 1 to T. One network evaluation each (two with `antithetic`). For the uniform grid a
+            number that does not divide T gives another count, see `uniform_grid`.
         timesteps: an explicit list of timesteps instead of the grid, visited as `order` says.
+        grid: how timesteps are spaced: uniform, geometric, quadratic, log_snr, karras (see `time_grid`).
+        t_max: largest timestep of the grid; default T - 1, for the uniform grid the published one.
+        t_min: smallest timestep of the grid.
         order: time order: descending, ascending, random, random_without_replacement.
         lr: step size of the optimiser.
+        lr_schedule: how the step size falls over the steps: constant, sqrt, linear, cosine.
         lam: lambda, the weight of the prior.
         weighting: g(r_t): linear, sqrt, square, log ln(1+r), trunc_linear min(r,1), power2over3, const,
             inverse.
+        noise_weight: share of the noise term that is added to the weight of the prior where the measurement's noise
+            level is known; 1 is the posterior's own weight, 0 leaves the noise out of account.
         obs_weight: weight of the data term.
         sigma_x0: standard deviation of q(x0|y), on the [-1, 1] scale.
         betas: Adam's.
         adam_eps: Adam's epsilon, for one image; B * 1e-8 repeats a code that averages over a batch of B.
         optimizer: another element-wise torch optimiser, made from a list of tensors; lr, betas and adam_eps
-            are then its own affair.
+            are then its own affair, lr_schedule still scales its step size.
         timesteps_per_step: K of the parallel form: each optimiser step averages the regulariser's gradient
             over K consecutive timesteps. The number of network evaluations stays.
         antithetic: evaluate z and -z and average: two network evaluations a timestep.
+        average: share of the steps, counted from the end, whose iterates are averaged; 0 returns the last.
+        stop_at_noise: hold an image still when its misfit has come down to so many times the noise level (the
+            discrepancy principle), and end when all are; null: never.
         output: "mu" returns the estimate, "x_hat" the one at which the last gradient was taken, mu before the
             last optimiser step plus sigma_x0 z0, as the authors' published results do.
 
@@ -100,10 +110,15 @@ class REDDiff(Sampler):
         self,
         steps: int = 100,
         timesteps: list[int] | None = None,
+        grid: Grid = "uniform",
+        t_max: int | None = None,
+        t_min: int | None = None,
         order: Order = "descending",
         lr: float = 0.1,
+        lr_schedule: StepSizes = "constant",
         lam: float = 0.25,
         weighting: Weighting = "linear",
+        noise_weight: float = 0.0,
         obs_weight: float = 1.0,
         sigma_x0: float = 0.0,
         betas: tuple[float, float] = (0.9, 0.99),
@@ -111,29 +126,33 @@ class REDDiff(Sampler):
         optimizer: Callable[[list[Tensor]], torch.optim.Optimizer] | None = None,
         timesteps_per_step: int = 1,
         antithetic: bool = False,
+        average: float = 0.0,
+        stop_at_noise: float | None = None,
         output: Literal["mu", "x_hat"] = "mu",
     ) -> None:
-        if steps < 1:
-            raise ConfigError(f"model.sampler.init_args.steps: must be at least 1, got {steps}")
-        if timesteps_per_step < 1:
-            raise ConfigError(
-                f"model.sampler.init_args.timesteps_per_step: must be at least 1, got {timesteps_per_step}"
-            )
-        for name, value in {"lr": lr, "lam": lam, "obs_weight": obs_weight, "sigma_x0": sigma_x0}.items():
-            if not value >= 0:
-                raise ConfigError(f"model.sampler.init_args.{name}: must not be negative, got {value}")
-        for name, choice, choices in (
-            ("weighting", weighting, tuple(_WEIGHTINGS)),
-            ("order", order, get_args(Order)),
-            ("output", output, ("mu", "x_hat")),
-        ):
-            if choice not in choices:
-                raise ConfigError(
-                    f"model.sampler.init_args.{name}: must be one of {', '.join(choices)}, got {choice}"
-                )
+        check_option("steps", steps, 1)
+        check_option("timesteps_per_step", timesteps_per_step, 1)
+        check_option("average", average, 0, 1)
+        for name, value in {
+            "lr": lr,
+            "lam": lam,
+            "noise_weight": noise_weight,
+            "obs_weight": obs_weight,
+            "sigma_x0": sigma_x0,
+            "stop_at_noise": stop_at_noise or 0,
+        }.items():
+            check_option(name, value)
+        check_choice("weighting", weighting, tuple(WEIGHTINGS))
+        check_choice("order", order, get_args(Order))
+        check_choice("grid", grid, get_args(Grid))
+        check_choice("lr_schedule", lr_schedule, get_args(StepSizes))
+        check_choice("output", output, ("mu", "x_hat"))
         self.steps, self.timesteps, self.order = steps, timesteps, order
+        self.grid, self.t_max, self.t_min = grid, t_max, t_min
         self.lr, self.betas, self.adam_eps, self.optimizer = lr, betas, adam_eps, optimizer
+        self.lr_schedule: StepSizes = lr_schedule
         self.lam, self.weighting, self.obs_weight = lam, weighting, obs_weight
+        self.noise_weight, self.average, self.stop_at_noise = noise_weight, average, stop_at_noise
         self.sigma_x0, self.timesteps_per_step = sigma_x0, timesteps_per_step
         self.antithetic, self.output = antithetic, output
 
@@ -148,28 +167,37 @@ class REDDiff(Sampler):
         noise_std: Tensor | None = None,
     ) -> REDDiffState:
         mu = (physics.A_dagger(y) if x_init is None else x_init).detach().clone().contiguous()
-        batch, T = len(mu), len(prior.abar)
-        grid = self._grid(T)
+        batch = len(mu)
+        grid = chosen_times(self.timesteps, self.grid, prior.abar, self.steps, self.t_max, self.t_min)
+        steps = -(-len(grid) // self.timesteps_per_step)
         abar = prior.abar.double()
         alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
-        weight = self.lam * _WEIGHTINGS[self.weighting](sigma / alpha)
+        weight = self.lam * WEIGHTINGS[self.weighting](sigma / alpha)
+        by_noise = None
+        if self.noise_weight and noise_std is not None:
+            ratio = mu[0].numel() / y[0].numel()
+            by_noise = self.noise_weight * self.obs_weight * ratio * noise_std.to(mu).square()
+        optimizer = self._make_optimizer(mu)
         return REDDiffState(
             x=mu,
             x0_hat=mu,
             t=torch.full((batch,), -1, device=mu.device),
             step=0,
-            steps=-(-len(grid) // self.timesteps_per_step),
+            steps=steps,
             y=y,
             physics=physics,
             prior=prior,
             noise=noise,
             label=label,
             mu=mu,
-            optimizer=self._make_optimizer(mu),
+            optimizer=optimizer,
+            lrs=[group["lr"] for group in optimizer.param_groups],
             times=ordered_times(grid, self.order, noise, batch).to(mu.device),
             alpha=alpha.to(mu),
             sigma=sigma.to(mu),
             weight=weight.to(mu),
+            noise_weight=by_noise,
+            iterates=Iterates(steps, self.average, self.stop_at_noise, physics, mu, noise_std),
         )
 
     def step(self, state: REDDiffState) -> REDDiffState:  # type: ignore[override]
@@ -179,41 +207,42 @@ class REDDiff(Sampler):
         if self.sigma_x0:
             xh += self.sigma_x0 * state.noise.normal("z0", shape, dtype, n)
 
+        pull = torch.zeros_like(mu)
+        if self.obs_weight or self.stop_at_noise is not None:
+            residual, pull = data_gradient(xh, state.y, state.physics)
+            pull *= self.obs_weight
+            if state.iterates.look(residual):
+                state.steps = n  # every image has arrived
+                return state
+
         gradient = torch.zeros_like(mu)
         times = state.times[:, n * K : (n + 1) * K]
         signs = (1.0, -1.0) if self.antithetic else (1.0,)
         for k, t in enumerate(times.unbind(1)):
             alpha, sigma = per_image(state.alpha[t], mu), per_image(state.sigma[t], mu)
-            weight = per_image(state.weight[t], mu)
+            weight = state.weight[t]
+            if state.noise_weight is not None:
+                weight = weight + state.noise_weight * (state.alpha[t] / state.sigma[t])
             z = state.noise.normal("z", shape, dtype, n, k)
             for sign in signs:
                 x_t = alpha * xh + sigma * (sign * z)
                 eps = state.prior.eps(x_t, t, state.label).to(dtype)
-                gradient += weight * (eps - sign * z)
+                gradient += per_image(weight, mu) * (eps - sign * z)
         gradient /= shape.numel() * len(signs) * times.shape[1]
-        if self.obs_weight:
-            gradient += self.obs_weight * data_gradient(xh, state.y, state.physics)
+        gradient += pull
 
+        before = mu.clone() if self.stop_at_noise else mu
         mu.grad = gradient
+        for group, lr in zip(state.optimizer.param_groups, state.lrs, strict=True):
+            group["lr"] = lr * step_size(self.lr_schedule, n, state.steps)
         state.optimizer.step()
+        if self.stop_at_noise:
+            mu.copy_(state.iterates.keep_held(mu, before))
         state.step += 1
-        state.x = xh if self.output == "x_hat" else mu
+        state.x = state.iterates.add(xh if self.output == "x_hat" else mu, n)
         state.x0_hat = (x_t - sigma * eps) / alpha
         state.t = t
         return state
-
-    def _grid(self, T: int) -> list[int]:
-        if self.timesteps is None:
-            try:
-                return uniform_grid(T, self.steps)
-            except ValueError as error:
-                raise ConfigError(f"model.sampler.init_args.steps: {error}") from error
-        wrong = [t for t in self.timesteps if not 0 <= t < T]
-        if wrong or not self.timesteps:
-            raise ConfigError(
-                f"model.sampler.init_args.timesteps: must be in 0..{T - 1}, got {wrong or '[]'}"
-            )
-        return sorted(self.timesteps, reverse=True)
 
     def _make_optimizer(self, mu: Tensor) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -227,8 +256,8 @@ class REDDiff(Sampler):
         return optimizer
 
 
-def data_gradient(x: Tensor, y: Tensor, physics: Physics) -> Tensor:
-    """Gradient of 1/2 mean_measurement |y - A(x)|^2 with respect to x, (B, C, H, W).
+def data_gradient(x: Tensor, y: Tensor, physics: Physics) -> tuple[Tensor, Tensor]:
+    """y - A(x), (B, ...), and the gradient of 1/2 mean_measurement |y - A(x)|^2 with respect to x, (B, C, H, W).
 
     Args:
         x: images, (B, C, H, W).
@@ -239,4 +268,4 @@ def data_gradient(x: Tensor, y: Tensor, physics: Physics) -> Tensor:
         x = x.detach().requires_grad_()
         residual = y - physics.A(x)
         loss = residual.abs().square().flatten(1).mean(1).sum() / 2
-        return torch.autograd.grad(loss, x)[0]
+        return residual.detach(), torch.autograd.grad(loss, x)[0]

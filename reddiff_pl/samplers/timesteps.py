@@ -1,7 +1,9 @@
-"""Which timesteps a sampler visits, and in which order."""
+"""Which timesteps a sampler visits, in which order, and how its step size falls on the way."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -10,6 +12,16 @@ from torch import Tensor
 from reddiff_pl.samplers.noise import Noise
 
 Order = Literal["descending", "ascending", "random", "random_without_replacement"]
+Grid = Literal["uniform", "geometric", "quadratic", "log_snr", "karras"]
+StepSizes = Literal["constant", "sqrt", "linear", "cosine"]
+
+# the share of the step size that is left when the share u of the steps is done
+_STEP_SIZES: dict[str, Callable[[float], float]] = {
+    "constant": lambda u: 1.0,
+    "sqrt": lambda u: math.sqrt(1 - u),
+    "linear": lambda u: 1 - u,
+    "cosine": lambda u: (1 + math.cos(math.pi * u)) / 2,
+}
 
 
 def uniform_grid(T: int, steps: int) -> list[int]:
@@ -24,6 +36,51 @@ def uniform_grid(T: int, steps: int) -> list[int]:
     if not 1 <= steps <= T:
         raise ValueError(f"steps must be in 1..{T}, got {steps}")
     return list(range(0, T, T // steps))[::-1]
+
+
+def time_grid(grid: Grid, abar: Tensor, steps: int, t_max: int | None, t_min: int | None) -> list[int]:
+    """`steps` timesteps from t_max down to t_min, in descending order; close ones may repeat.
+
+    "uniform" is evenly spaced in t, "geometric" in log t, "quadratic" in sqrt t, "log_snr" in log r_t and "karras" in
+    r_t^(1/7), with r_t = sigma_t / alpha_t. A uniform grid without bounds is `uniform_grid`.
+
+    Args:
+        grid: the spacing.
+        abar: the prior's, (T,).
+        steps: number of timesteps.
+        t_max: first timestep; None: T - 1.
+        t_min: last timestep; None: 0, for "geometric" 1.
+
+    Raises:
+        ValueError: what does not fit.
+
+    References:
+        Elucidating the Design Space of Diffusion-Based Generative Models | https://arxiv.org/abs/2206.00364
+    """
+    T = len(abar)
+    if grid == "uniform" and t_max is None and t_min is None:
+        return uniform_grid(T, steps)
+    high = T - 1 if t_max is None else t_max
+    low = (1 if grid == "geometric" else 0) if t_min is None else t_min
+    if not (0 if grid != "geometric" else 1) <= low <= high < T:
+        raise ValueError(
+            f"t_min and t_max must be in order in 0..{T - 1} (geometric: 1..), got {low} and {high}"
+        )
+    u = torch.linspace(0, 1, steps, dtype=torch.float64)
+    abar = abar.double().cpu()
+    r = ((1 - abar) / abar).sqrt()
+    power = {"uniform": 1.0, "quadratic": 1 / 2, "geometric": 0.0, "log_snr": 0.0, "karras": 1 / 7}[grid]
+    values = torch.arange(T, dtype=torch.float64) if grid in ("uniform", "quadratic", "geometric") else r
+    scale = values.log() if power == 0 else values**power
+    wanted = scale[high] + (scale[low] - scale[high]) * u
+    right = torch.searchsorted(scale, wanted).clamp(1, T - 1)
+    nearer_left = wanted - scale[right - 1] < scale[right] - wanted
+    return torch.where(nearer_left, right - 1, right).clamp(low, high).tolist()
+
+
+def step_size(schedule: StepSizes, step: int, steps: int) -> float:
+    """The factor, from 1 down, of the step size in step `step` of `steps`, counted from 0."""
+    return _STEP_SIZES[schedule](step / steps)
 
 
 def ordered_times(grid: list[int], order: Order, noise: Noise, batch: int) -> Tensor:

@@ -30,6 +30,7 @@ class Sample:
         x: reference, (C, H, W) in [-1, 1], if there is one.
         meta: its metadata, passed through.
         label: its class, where the prior takes labels.
+        noise_std: standard deviation of the measurement's noise, in y's units.
     """
 
     index: int
@@ -39,6 +40,7 @@ class Sample:
     x: Tensor | None
     meta: dict[str, Any]
     label: int | None = None
+    noise_std: float = 0.0
 
 
 def prepare(raw: RawSample, degradation: Degradation) -> Sample:
@@ -67,7 +69,8 @@ def prepare(raw: RawSample, degradation: Degradation) -> Sample:
         y, params = degradation.accept(y, raw.key, given)
         reference = reference_picture(members, degradation.shape)
         x = None if reference is None else 2 * decode.unit_tensor(reference) - 1
-        return Sample(raw.index, raw.key, y, params, x, meta)
+        noise_std = degradation.noise_std(y, params, meta.get("sigma_y", degradation.sigma_y))
+        return Sample(raw.index, raw.key, y, params, x, meta, noise_std=noise_std)
 
     reference = reference_picture(members, degradation.shape)
     if reference is None:
@@ -77,7 +80,7 @@ def prepare(raw: RawSample, degradation: Degradation) -> Sample:
         )
     x = 2 * decode.unit_tensor(reference) - 1
     y, params = degradation(x, raw.key, given)
-    return Sample(raw.index, raw.key, y, params, x, meta)
+    return Sample(raw.index, raw.key, y, params, x, meta, noise_std=degradation.noise_std(y, params))
 
 
 def label_of(meta: Mapping[str, Any], classes: int, default: int | None) -> int:

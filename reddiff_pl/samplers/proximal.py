@@ -1,0 +1,205 @@
+"""RED-diff whose steps solve the data term instead of following its gradient.
+
+The regulariser's gradient at timestep t is a pull towards the network's guess of the clean image: with
+x_t = alpha_t mu + sigma_t z, x0_hat = (x_t - sigma_t eps) / alpha_t and r_t = sigma_t / alpha_t,
+
+    eps - z = (mu - x0_hat) / r_t,
+
+so a step of RED-diff sees the quadratic |y - A(x)|^2 + rho_t |x - x0_hat|^2, rho_t = (M / D) w_t / (obs_weight r_t).
+Here mu goes part of the way to its minimum instead of along its gradient, so that ill-conditioned operators take no
+more steps than others:
+
+    x0   = argmin_x |y - A(x)|^2 + rho_t |x - x'|^2,     rho_t = lam + noise_weight s^2 / (c + r_t^2)
+    x'   = mu + (c + r_t^2) / r_t^2 (x0_hat - mu)
+    v    = momentum v + (1 - momentum) (x0 - mu)
+    mu   = mu + lr_t v
+
+s is the noise's standard deviation, where it is known. The pull (mu - x0_hat) / r_t^2 is minus the score of the images
+blurred by noise r_t; c guesses the curvature 1 / (c + r_t^2) of their distribution (for a Gaussian one, c is its
+variance), so that steps at small r_t still go somewhere. It does not move the fixed point. It also stretches the noise
+of a single draw z, which the antithetic pair z, -z takes away to first order.
+
+Samples instead of one estimate: with sigma_x0 = r_t, lr 1 and no momentum a step is mu + r_t^2 score + sqrt(2) r_t n
+where r_t is small, Langevin's own step, so that the iterates spread as the posterior does (`temperature` 1).
+
+References:
+    A Variational Perspective on Solving Inverse Problems with Diffusion Models | https://arxiv.org/abs/2305.04391
+    Stochastic (Approximate) Proximal Point Methods: Convergence, Optimality, and Adaptivity
+    | https://arxiv.org/abs/1810.05633
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import get_args
+
+import torch
+from deepinv.physics import Physics
+from torch import Tensor
+
+from reddiff_pl.physics.proximal import proximal
+from reddiff_pl.physics.unit_range import on_symmetric_range
+from reddiff_pl.priors.base import Prior
+from reddiff_pl.samplers.base import Sampler, State
+from reddiff_pl.samplers.iterates import Iterates
+from reddiff_pl.samplers.noise import Noise
+from reddiff_pl.samplers.options import check_choice, check_option, chosen_times
+from reddiff_pl.samplers.timesteps import Grid, StepSizes, step_size
+
+
+@dataclass
+class ProximalState(State):
+    """State with what the steps need: N timesteps and their abar, the velocity like x.
+
+    Attributes:
+        problem: operator, measurement and noise level of the same problem, on [-1, 1] where that makes it linear.
+    """
+
+    y: Tensor
+    physics: Physics
+    prior: Prior
+    noise: Noise
+    label: Tensor | None
+    noise_std: Tensor
+    mu: Tensor
+    velocity: Tensor
+    times: list[int]
+    abar: list[float]
+    iterates: Iterates
+    problem: tuple[Physics, Tensor, Tensor] = field(init=False)
+
+
+class ProximalREDDiff(Sampler):
+    """RED-diff by proximal steps: for any operator, and at its best where it is linear.
+
+    The data term is solved in closed form for operators whose singular value decomposition is known, by conjugate
+    gradients for other linear ones, and by descent for nonlinear ones.
+
+    Args:
+        steps: number of timesteps, one network evaluation each (two with `antithetic`).
+        timesteps: an explicit list of timesteps instead of the grid, visited in descending order.
+        grid: how timesteps are spaced: uniform, geometric, quadratic, log_snr, karras (see `time_grid`).
+        t_max: largest timestep of the grid; default T - 1.
+        t_min: smallest timestep of the grid.
+        lr: share of the way to the minimum that a step goes, 0 to 1.
+        lr_schedule: how it falls over the steps: constant, sqrt, linear, cosine.
+        momentum: share of the last step's direction that is kept, 0 to below 1.
+        lam: least weight of the guess against the measurement, positive; what noise-free measurements are solved with.
+        noise_weight: weight of the guess for each unit of noise variance over r_t^2; 1 is the posterior's own, less
+            trusts the measurement more. 0 leaves the noise out of account.
+        local_variance: c, the variance of images about the estimate that is assumed, on the [-1, 1] scale; 0 steps no
+            further than the denoiser. Above 0 best with `antithetic`.
+        temperature: standard deviation of q(x0|y) in units of r_t. 0 makes one estimate; 1, with lr 1, a constant
+            schedule, no momentum and no average, draws samples of the posterior.
+        antithetic: evaluate z and -z and average: two network evaluations a timestep.
+        average: share of the steps, counted from the end, whose iterates are averaged; 0 returns the last.
+        stop_at_noise: hold an image still when its misfit has come down to so many times the noise level (the
+            discrepancy principle), and end when all are; null: never.
+        inner_steps: iterations of the data term's solution, for operators whose decomposition is not known.
+
+    Raises:
+        ConfigError: an option is out of its range.
+    """
+
+    def __init__(
+        self,
+        steps: int = 100,
+        timesteps: list[int] | None = None,
+        grid: Grid = "geometric",
+        t_max: int | None = 500,
+        t_min: int | None = 1,
+        lr: float = 0.5,
+        lr_schedule: StepSizes = "sqrt",
+        momentum: float = 0.5,
+        lam: float = 1e-4,
+        noise_weight: float = 0.6,
+        local_variance: float = 0.0,
+        temperature: float = 0.0,
+        antithetic: bool = False,
+        average: float = 0.1,
+        stop_at_noise: float | None = None,
+        inner_steps: int = 10,
+    ) -> None:
+        check_option("steps", steps, 1)
+        check_option("inner_steps", inner_steps, 1)
+        check_option("lr", lr, 0, 1)
+        check_option("momentum", momentum, 0, 0.999)
+        check_option("lam", lam, 1e-8)
+        check_option("noise_weight", noise_weight)
+        check_option("local_variance", local_variance)
+        check_option("temperature", temperature)
+        check_option("average", average, 0, 1)
+        check_option("stop_at_noise", stop_at_noise or 0)
+        check_choice("grid", grid, get_args(Grid))
+        check_choice("lr_schedule", lr_schedule, get_args(StepSizes))
+        self.steps, self.timesteps, self.grid, self.t_max, self.t_min = steps, timesteps, grid, t_max, t_min
+        self.lr, self.momentum, self.lam, self.noise_weight = lr, momentum, lam, noise_weight
+        self.lr_schedule: StepSizes = lr_schedule
+        self.antithetic, self.average, self.stop_at_noise = antithetic, average, stop_at_noise
+        self.local_variance, self.temperature, self.inner_steps = local_variance, temperature, inner_steps
+
+    def init(
+        self,
+        y: Tensor,
+        physics: Physics,
+        prior: Prior,
+        noise: Noise,
+        label: Tensor | None = None,
+        x_init: Tensor | None = None,
+        noise_std: Tensor | None = None,
+    ) -> ProximalState:
+        mu = (physics.A_dagger(y) if x_init is None else x_init).detach().clone().contiguous()
+        times = chosen_times(self.timesteps, self.grid, prior.abar, self.steps, self.t_max, self.t_min)
+        std = torch.zeros(len(y), device=y.device) if noise_std is None else noise_std
+        return ProximalState(
+            x=mu,
+            x0_hat=mu,
+            t=torch.full((len(mu),), -1, device=mu.device),
+            step=0,
+            steps=len(times),
+            y=y,
+            physics=physics,
+            prior=prior,
+            noise=noise,
+            label=label,
+            noise_std=std,
+            mu=mu,
+            velocity=torch.zeros_like(mu),
+            times=times,
+            abar=prior.abar[times].tolist(),
+            iterates=Iterates(len(times), self.average, self.stop_at_noise, physics, mu, std),
+        )
+
+    def step(self, state: ProximalState) -> ProximalState:  # type: ignore[override]
+        mu, n = state.mu, state.step
+        if self.stop_at_noise is not None and state.iterates.look(state.y - state.physics.A(mu)):
+            state.steps = n  # every image has arrived
+            return state
+
+        if n == 0:  # not in `init`, where the operator may not be bound yet
+            state.problem = on_symmetric_range(state.physics, state.y, state.noise_std, mu)
+        abar = state.abar[n]
+        alpha, sigma, variance = abar**0.5, (1 - abar) ** 0.5, (1 - abar) / abar
+        state.t = torch.full_like(state.t, state.times[n])
+        xh, z = mu, state.noise.normal("z", mu.shape[1:], mu.dtype, n)
+        if self.temperature:
+            z0 = state.noise.normal("z0", mu.shape[1:], mu.dtype, n)
+            xh = mu + self.temperature * (sigma / alpha) * z0
+        signs = (1.0, -1.0) if self.antithetic else (1.0,)
+        x0_hat = torch.zeros_like(mu)
+        for sign in signs:
+            x_t = alpha * xh + sigma * (sign * z)
+            eps = state.prior.eps(x_t, state.t, state.label).to(mu.dtype)
+            x0_hat += (x_t - sigma * eps) / (alpha * len(signs))
+
+        physics, y, noise_std = state.problem
+        reach = self.local_variance + variance
+        rho = self.lam + self.noise_weight * noise_std.square() / reach
+        x0 = proximal(physics, mu + reach / variance * (x0_hat - mu), y, rho, self.inner_steps)
+        state.velocity = self.momentum * state.velocity + (1 - self.momentum) * (x0 - mu)
+        lr = self.lr * step_size(self.lr_schedule, n, state.steps)
+        state.mu = state.iterates.keep_held(mu + lr * state.velocity, mu)
+        state.step += 1
+        state.x = state.iterates.add(state.mu, n)
+        state.x0_hat = x0_hat
+        return state
