@@ -1,0 +1,340 @@
+"""The quality table: restores photos by every method on every task, each with settings tuned on other photos.
+
+    python -m benchmarks.quality tune --photos TRAIN.tar ... --modulus 10 --out runs/quality --processes 2
+    python -m benchmarks.quality table --photos VAL.tar --out runs/quality --processes 2
+    python -m benchmarks.quality write --out runs/quality --to docs/quality.md
+
+Every (task, method, settings) leaves a file in OUT when it is done, and is not done again: run the same command after a
+stop. On several GPUs the processes take turns over them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, multiprocessing
+
+from benchmarks import methods as m
+from benchmarks.classical import classical
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One restoration of all photos: what a class with settings makes of a task."""
+
+    stage: str
+    task: str
+    class_name: str
+    settings: str
+    cost: float
+
+    def path(self, out: Path) -> Path:
+        """The same for settings that mean the same, whether they name every option or not."""
+        from reddiff_pl import samplers
+
+        meaning: Any = self.settings
+        if cls := getattr(samplers, self.class_name, None):
+            meaning = sorted(vars(cls(**json.loads(self.settings))).items(), key=str)
+        digest = hashlib.sha256(repr(meaning).encode()).hexdigest()[:12]
+        return out / self.stage / self.task / f"{self.class_name}-{digest}.json"
+
+    def result(self, out: Path) -> dict[str, Any] | None:
+        """What came out; None where it is not done, or was refused."""
+        path = self.path(out)
+        record = json.loads(path.read_text()) if path.exists() else {}
+        return record if "psnr" in record else None
+
+
+def job(stage: str, task: str, class_name: str, settings: m.Settings) -> Job:
+    backward = {"DPS": 3.0, "PiGDM": 3.0}.get(class_name, 1.0)
+    evaluations = settings.get("steps", 20) * (2 if settings.get("antithetic") else 1)
+    return Job(stage, task, class_name, json.dumps(settings, sort_keys=True), backward * evaluations)
+
+
+class Bench:
+    """What a process keeps between its jobs: photos, prior, device."""
+
+    def __init__(
+        self, photos: list[str], modulus: int, count: int, prior: str | None, device: str, bf16: bool
+    ):
+        from reddiff_pl.priors import UNet
+
+        torch.set_num_threads(1)
+        self.device = device
+        self.prior = UNet(prior, precision="bf16" if bf16 else "32").to(device)
+        self.raws = self._choose(photos, modulus, count)
+        self._samples: dict[str, Any] = {}
+
+    def _choose(self, photos: list[str], modulus: int, count: int) -> list[Any]:
+        """The photos of the shards whose photo_id is a multiple of `modulus`, `count` of them spread evenly."""
+        from reddiff_pl.shards import decode
+        from reddiff_pl.shards.plan import plan
+        from reddiff_pl.shards.reader import RawSample, read_shard
+
+        raws = []
+        for shard in plan(photos, None):
+            for raw in read_shard(shard):
+                assert isinstance(raw, RawSample)
+                meta = decode.metadata(decode.member_bytes(raw.members["json"]), "json")
+                if meta["photo_id"] % modulus == 0:
+                    raws.append(raw)
+        step = max(len(raws) / count, 1)
+        return [raws[int(i * step)] for i in range(min(count, len(raws)))]
+
+    def measured(self, task: str) -> tuple[Any, Any, Tensor, Tensor, Tensor]:
+        """Operator (bound), keys, measurements, noise levels, references of a task."""
+        from reddiff_pl.physics import Degradation, bind
+        from reddiff_pl.shards.samples import prepare
+
+        if task not in self._samples:
+            physics, noise = configured(task)
+            degradation = Degradation(physics, noise, self.prior.shape, seed=0)
+            samples = [prepare(raw, degradation) for raw in self.raws]
+            self._samples = {task: (physics, samples)}  # one task at a time is kept
+        physics, samples = self._samples[task]
+        physics = physics.to(self.device)
+        names = samples[0].params
+        bind(physics, {n: torch.stack([s.params[n] for s in samples]).to(self.device) for n in names})
+        y, x = (torch.stack([getattr(s, n) for s in samples]).to(self.device) for n in ("y", "x"))
+        noise_std = torch.tensor([s.noise_std for s in samples], device=self.device)
+        return physics, [s.key for s in samples], y, noise_std, x
+
+    def do(self, job: Job) -> dict[str, Any]:
+        """Restore; returns per-photo PSNR and SSIM, evaluations and seconds, or why it cannot be done."""
+        from reddiff_pl import samplers
+        from reddiff_pl.errors import ConfigError
+        from reddiff_pl.metrics import psnr, ssim
+        from reddiff_pl.shards.samples import to_uint8
+
+        physics, keys, y, noise_std, x = self.measured(job.task)
+        settings = json.loads(job.settings)
+        counted = _Counted(self.prior)
+        began = time.perf_counter()
+        try:
+            if job.class_name == "A_dagger":
+                restored = physics.A_dagger(y)
+            elif job.class_name == "classical":
+                restored = classical(job.task, physics, y, x.shape[-1], **settings)
+            else:
+                sampler = getattr(samplers, job.class_name)(**settings)
+                noise = samplers.SeededNoise(0, keys, self.device)
+                restored = samplers.run(sampler, y, physics, counted, noise, noise_std=noise_std)
+            pictures, truth = to_uint8(restored), to_uint8(x)
+        except ConfigError as error:
+            return {"refused": " ".join(str(error).split())}
+        decibels = psnr(pictures, truth).clamp(max=99).tolist()
+        return {
+            "psnr": [round(v, 4) for v in decibels],
+            "ssim": [round(v, 4) for v in ssim(pictures, truth).tolist()],
+            "evaluations": counted.evaluations,
+            "seconds": round(time.perf_counter() - began, 3),
+            "photos": len(keys),
+        }
+
+
+class _Counted(torch.nn.Module):
+    """A prior that counts its evaluations."""
+
+    def __init__(self, prior: Any) -> None:
+        super().__init__()
+        self.prior, self.shape, self.abar, self.evaluations = prior, prior.shape, prior.abar, 0
+
+    def eps(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        self.evaluations += 1
+        return self.prior.eps(x_t, t, label)
+
+
+def configured(task: str) -> tuple[Any, Any]:
+    """Operator and noise of a task, made from its configuration."""
+    import yaml
+    from deepinv.physics import Physics
+    from jsonargparse import ArgumentParser
+
+    from reddiff_pl.physics import GaussianNoise, MeasurementNoise
+
+    name, sigma_y = m.TASKS[task]
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--physics", type=Physics)
+    parser.add_argument("--noise", type=MeasurementNoise)
+    model = yaml.safe_load((CONFIGS / "tasks" / f"{name}.yaml").read_text())["model"]
+    made = parser.instantiate_classes(parser.parse_object({key: model[key] for key in ("physics", "noise")}))
+    return made.physics, made.noise if sigma_y is None else GaussianNoise(sigma_y)
+
+
+_bench: Bench | None = None
+
+
+def _begin(arguments: argparse.Namespace) -> None:
+    """A process begins: on the next GPU, if there are any."""
+    global _bench
+    index = multiprocessing.current_process()._identity[0] - 1  # type: ignore[attr-defined]
+    gpus = torch.cuda.device_count()
+    device = f"cuda:{index % gpus}" if gpus else "cpu"
+    if gpus:
+        torch.cuda.set_device(device)
+    _bench = Bench(
+        arguments.photos, arguments.modulus, arguments.count, arguments.prior, device, arguments.bf16
+    )
+
+
+def _do(task: tuple[Job, str]) -> str:
+    job, out = task
+    path = job.path(Path(out))
+    assert _bench is not None
+    try:
+        result = _bench.do(job)
+    except torch.OutOfMemoryError as error:
+        return f"{job}: {error}"
+    except Exception as error:  # one job must not end the others
+        result = {"refused": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record = {"settings": json.loads(job.settings), "class": job.class_name, **result}
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(record))
+    os.replace(part, path)
+    return ""
+
+
+def work(jobs: Iterable[Job], arguments: argparse.Namespace) -> None:
+    """Do what is not done yet, longest first, neighbours in the list on one task."""
+    out = Path(arguments.out)
+    left = list({path: one for one in jobs if not (path := one.path(out)).exists()}.values())
+    left.sort(key=lambda one: (-one.cost, one.task))
+    print(f"{len(left)} jobs", flush=True)
+    began = time.perf_counter()
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(arguments.processes, _begin, (arguments,)) as pool:
+        for i, message in enumerate(pool.imap_unordered(_do, [(one, arguments.out) for one in left])):
+            if message:
+                print(message, flush=True)
+            if i % 100 == 99:
+                print(f"{i + 1} done, {time.perf_counter() - began:.0f} s", flush=True)
+            if time.perf_counter() - began > arguments.seconds:
+                print(f"stopped after {i + 1} jobs: out of time", flush=True)
+                pool.terminate()
+                return
+    print(f"all done, {time.perf_counter() - began:.0f} s", flush=True)
+
+
+def candidates(task: str, method: str) -> list[Job]:
+    """The tuning runs of a method on a task."""
+    class_name, choices = m.METHODS[method]
+    return [job("tune", task, class_name, settings) for settings in choices]
+
+
+def tuning_jobs() -> Iterable[Job]:
+    for task in m.TASKS:
+        for method in m.METHODS:
+            yield from candidates(task, method)
+
+
+def mean(record: dict[str, Any] | None, metric: str = "psnr") -> float:
+    return sum(record[metric]) / len(record[metric]) if record else float("-inf")
+
+
+def best(out: Path, task: str, method: str) -> Job | None:
+    """The tuning run with the highest mean PSNR."""
+    done = [one for one in candidates(task, method) if one.result(out)]
+    return max(done, key=lambda one: mean(one.result(out)), default=None)
+
+
+def best_of_all(out: Path, method: str, count: int) -> list[m.Settings]:
+    """The settings of a method that lose least against each task's own, on average over the tasks; `count` of them."""
+    class_name, choices = m.METHODS[method]
+
+    def loss(settings: m.Settings) -> float:
+        losses = []
+        for task in m.TASKS:
+            own = mean(top.result(out) if (top := best(out, task, method)) else None)
+            mine = mean(job("tune", task, class_name, settings).result(out))
+            losses.append(min(own - mine, 3.0) if own > float("-inf") else 0.0)
+        return sum(losses) / len(losses)
+
+    return sorted(choices, key=loss)[:count]
+
+
+def shipped(task: str) -> tuple[str, m.Settings]:
+    """Class and settings of the sampler that a run of the task uses when nothing else is said."""
+    import yaml
+
+    sampler = yaml.safe_load((CONFIGS / "samplers" / "reddiff.yaml").read_text())["model"]["sampler"]
+    own = yaml.safe_load((CONFIGS / "tasks" / f"{m.TASKS[task][0]}.yaml").read_text())["model"].get(
+        "sampler", {}
+    )
+    if own.get("class_path", sampler["class_path"]) != sampler["class_path"]:
+        sampler = {"init_args": {}}
+    settings = {**sampler["init_args"], **own.get("init_args", {})}
+    return (own.get("class_path") or sampler["class_path"]).rpartition(".")[2], settings
+
+
+def with_evaluations(settings: m.Settings, evaluations: int) -> m.Settings:
+    return {**settings, "steps": evaluations // (2 if settings.get("antithetic") else 1)}
+
+
+def table_jobs(out: Path) -> Iterable[Job]:
+    """Every method as tuned, and as shipped; RED-diff also with the settings that suit all tasks best."""
+    general = {method: best_of_all(out, method, 3) for method in ("REDDiff", "ProximalREDDiff")}
+    for task in m.TASKS:
+        yield job("table", task, "A_dagger", {})
+        for method in m.METHODS:
+            if tuned := best(out, task, method):
+                yield replace(tuned, stage="table")
+        for method, choices in general.items():
+            yield from (job("table", task, method, settings) for settings in choices)
+        yield job("table", task, *shipped(task))
+        if task in m.LONG_TASKS:
+            yield job("table", task, *m.LONG_PAPER)
+    for task in m.CURVES:
+        curves = [("REDDiff", m.PAPER), shipped(task)]
+        curves += [
+            (t.class_name, json.loads(t.settings))
+            for t in (best(out, task, method) for method in general)
+            if t
+        ]
+        curves += [(method, choices[0]) for method, choices in general.items()]
+        for class_name, settings in curves:
+            for evaluations in m.EVALUATIONS:
+                yield job("table", task, class_name, with_evaluations(settings, evaluations))
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("stage", choices=["tune", "table", "write"])
+    parser.add_argument("--photos", nargs="+", default=[], help="shards of clean photos with a photo_id each")
+    parser.add_argument("--modulus", type=int, default=1, help="take photos whose photo_id it divides")
+    parser.add_argument("--count", type=int, default=1000, help="take at most so many photos, spread evenly")
+    parser.add_argument("--out", default="runs/quality")
+    parser.add_argument("--to", default="docs/quality.md")
+    parser.add_argument("--prior", help="a diffusers folder; default: the one that ships")
+    parser.add_argument("--bf16", action="store_true", help="the network in bf16")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=1e9, help="stop after so long")
+    arguments = parser.parse_args(argv)
+    out = Path(arguments.out)
+    if arguments.stage == "tune":
+        work(tuning_jobs(), arguments)
+    elif arguments.stage == "table":
+        work(table_jobs(out), arguments)
+    else:
+        from benchmarks.table import write
+
+        write(out, Path(arguments.to))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
