@@ -68,7 +68,7 @@ def evaluate(argv: list[str]) -> int:
         log.warning("stopped by a signal; finished shards are kept: run the same command again to go on")
         return stop.exit_code()
     except OSError as error:
-        log.error("cannot write %s: %s; mend the cause, run again to go on", error.filename, error.strerror)
+        log.error("%s: %s; mend the cause, run again to go on", error.filename, error.strerror)
         return 1
     return 0
 

@@ -6,29 +6,26 @@ and a command in it (`pipe:`) is not run.
 
 from __future__ import annotations
 
-import io
-import json
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 import yaml
 from PIL import Image
 from torch import Tensor
 
 from reddiff_pl.errors import ConfigError, SampleError
 from reddiff_pl.evaluation.lookup import Lookup
+from reddiff_pl.evaluation.outputs import listed, members_of, names_in, to_tensor, written
 from reddiff_pl.shards import decode
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import read_sidecar
 from reddiff_pl.shards.plan import Shard, plan
 from reddiff_pl.shards.reader import RawSample
 from reddiff_pl.shards.samples import image_member, reference_picture
-from reddiff_pl.shards.tar import END, open_tar, scan
+from reddiff_pl.shards.tar import scan
 
 
 @dataclass
@@ -60,7 +57,7 @@ class Pair:
         """
         if "png" not in self.members:
             raise SampleError(f"shard {self.shard}, key {self.key}: no png in the output")
-        return _written(self.members["png"], "png")
+        return written(self.members["png"], "png")
 
     @cached_property
     def reference(self) -> Tensor | None:
@@ -78,7 +75,7 @@ class Pair:
     @cached_property
     def start(self) -> Tensor | None:
         """A_dagger(y), where the run kept it (model.keep_start): uint8 of the image's shape."""
-        return _written(self.members["start.png"], "start.png") if "start.png" in self.members else None
+        return written(self.members["start.png"], "start.png") if "start.png" in self.members else None
 
     @cached_property
     def measurement(self) -> Tensor | None:
@@ -126,10 +123,10 @@ class Results:
         self.config = self._read_config()
         self._inputs = self._find_inputs(inputs)
         self.sidecars: dict[str, dict[str, Any] | None] = {}
-        for name in _names(self.run.shards, ".json"):
+        for name in names_in(self.run.shards, ".json"):
             if (sidecar := read_sidecar(self.run, name)) is not None:
                 self.sidecars[name] = sidecar
-        for name in _names(self.run.shards, ".tar.partial") if partial else ():
+        for name in names_in(self.run.shards, ".tar.partial") if partial else ():
             self.sidecars.setdefault(name, None)
         self.names = sorted(self.sidecars)
 
@@ -201,7 +198,7 @@ class Results:
             for key, end, record in list(scan(file)):
                 if keys is None or key in keys:
                     file.seek(start)
-                    members = _members(file.read(end - start), key)
+                    members = members_of(file.read(end - start), key)
                     raw = source.find(key) if source is not None else None
                     yield Pair(name, key, decode.metadata(record, f"{key}.json"), members, raw, scale)
                 start = end
@@ -215,7 +212,7 @@ class Results:
         """Failed samples: (shard, key or None for what has none, reason)."""
         for name in self.names:
             sidecar = self.sidecars[name]
-            for failure in sidecar["failed"] if sidecar is not None else _listed(self.run.failed(name)):
+            for failure in sidecar["failed"] if sidecar is not None else listed(self.run.failed(name)):
                 yield name, failure.get("key"), str(failure.get("reason"))
 
 
@@ -223,47 +220,3 @@ def picture(image: Tensor) -> Image.Image:
     """uint8 (C, H, W) as a picture, grey or RGB."""
     array = image.permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
-
-
-def to_tensor(image: Image.Image) -> Tensor:
-    """A picture as uint8 (C, H, W)."""
-    array = np.asarray(image)
-    return torch.from_numpy(array[None].copy() if array.ndim == 2 else array.transpose(2, 0, 1).copy())
-
-
-def _written(content: bytes, name: str) -> Tensor:
-    """A picture of the output, as many channels as it was written with."""
-    try:
-        with Image.open(io.BytesIO(content)) as head:
-            channels = 1 if head.mode in ("L", "1", "I;16") else 3
-    except Exception as error:  # Pillow's decoders raise many kinds on damaged files
-        raise SampleError(f"{name} is not a readable image ({error})") from error
-    return to_tensor(decode.image(content, name, channels))
-
-
-def _members(content: bytes, key: str) -> dict[str, bytes]:
-    members = {}
-    with open_tar(io.BytesIO(content + END)) as archive:
-        for member in archive:
-            file = archive.extractfile(member)
-            if file is not None and member.name.startswith(f"{key}."):
-                members[member.name[len(key) + 1 :]] = file.read()
-    return members
-
-
-def _names(folder: Path, suffix: str) -> list[str]:
-    found = (path.relative_to(folder).as_posix() for path in folder.rglob(f"*{suffix}"))
-    return [name.removesuffix(suffix) for name in found]
-
-
-def _listed(path: Path) -> Sequence[dict[str, Any]]:
-    """The lines of a .failed.jsonl; the last may be cut."""
-    found = []
-    try:
-        for line in path.read_text(errors="replace").splitlines():
-            value = json.loads(line)
-            if isinstance(value, dict):
-                found.append(value)
-    except (OSError, ValueError):
-        pass
-    return found

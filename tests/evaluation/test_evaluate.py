@@ -19,8 +19,8 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from reddiff_pl.evaluation.judge import Judge
 from reddiff_pl.evaluation.pairs import Results
-from reddiff_pl.evaluation.records import sidecar_path
-from reddiff_pl.evaluation.summary import merge
+from reddiff_pl.evaluation.records import read, sidecar_path
+from reddiff_pl.evaluation.summary import _Set, merge
 
 TASK = ["--config", str(CONFIGS / "tasks" / "inpainting_random.yaml")]
 SMALL = ["--metrics", "psnr,ssim,misfit,fd,kd,top", "--network", "judges.Small"]
@@ -135,8 +135,6 @@ def test_fid_is_that_of_torchmetrics_and_only_inception_gives_it(out):
     """The same features through torchmetrics; the path from images to summary is in between."""
     network = Small()
     network.name = "inception"
-    network.logits = None
-    del network.logits
     results = Results(out)
     judge = Judge([], networks=[network])
     for name in results.names:
@@ -160,6 +158,20 @@ class _Counted(torch.nn.Module):
 
     def forward(self, images):
         return self.network(images)
+
+
+def test_of_many_images_the_kernel_distance_takes_some_and_frechet_all(alone, monkeypatch):
+    results = Results(alone)
+    records = {name: read(results, name) for name in results.names}
+    features = _Set(results, records, "small/restored")
+    moments, pool = features.gather(0)
+    assert features.n == moments.n == len(pool) == SHARDS * SAMPLES
+    torch.testing.assert_close(moments.sum, pool.double().sum(0), rtol=0, atol=1e-9)
+    monkeypatch.setattr("reddiff_pl.evaluation.summary.POOL", 7)
+    again, some = features.gather(0)
+    assert torch.equal(again.outer, moments.outer) and len(some) == 7
+    places = [int((pool == row).all(1).nonzero()) for row in some]
+    assert places == sorted(set(places)) and not torch.equal(some, features.gather(1)[1])
 
 
 def test_another_network_is_never_called_fid(alone):

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torchmetrics.functional.image.lpips as theirs
 import torchvision
+from helpers import CONFIGS, QUICK, read_json, write_shard
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from reddiff_pl.evaluation.networks import (
@@ -20,6 +21,7 @@ from reddiff_pl.evaluation.networks import (
     Inception,
     Torchvision,
 )
+from reddiff_pl.evaluation.pairs import Results
 from reddiff_pl.evaluation.weights import Missing, Weights, fingerprint, is_published
 
 
@@ -94,12 +96,16 @@ class _Unloaded(FeatureExtractorInceptionV3):
         return None
 
 
-def test_inception_from_a_local_file(tmp_path):
+@pytest.fixture(scope="module")
+def random():
     nothing = io.BytesIO()
     torch.save({}, nothing)
     nothing.seek(0)
     torch.manual_seed(0)
-    random = _Unloaded("inception-v3-compat", ["2048"], nothing)
+    return _Unloaded("inception-v3-compat", ["2048"], nothing)
+
+
+def test_inception_from_a_local_file(tmp_path, random):
     with pytest.raises(Missing, match="weights-inception-2015-12-05"):
         Inception(Weights(str(tmp_path)))
     torch.save(random.state_dict(), tmp_path / INCEPTION)
@@ -151,3 +157,31 @@ def test_a_classifier_of_torchvision(empty_torch_home):
         assert found.shape == (3, 512) and network.name == "resnet18-other-weights"
         transformed = torchvision.models.ResNet18_Weights.DEFAULT.transforms()(images())
         torch.testing.assert_close(network.logits(found), model(transformed))
+
+
+def test_evaluate_takes_them_from_a_directory(reddiff, photos, tmp_path, alexnet, random):
+    """Numbers in summary and table under names that say whose weights these are."""
+    samples = [(key, {"jpg": photo}) for key, photo in list(photos.items())[:2]]
+    shard = write_shard(tmp_path / "a.tar", samples)
+    task = ["--config", CONFIGS / "tasks" / "superresolution_4x.yaml"]
+    assert reddiff("restore", *QUICK, *task, "--data.shards", shard, "--out", tmp_path / "out")[0] == 0
+    save_alexnet(tmp_path / "weights", alexnet)
+    torch.save(random.state_dict(), tmp_path / "weights" / INCEPTION)
+    command = ["evaluate", tmp_path / "out", "--metrics", "lpips,fid,kid", "--weights", tmp_path / "weights"]
+    code, printed = reddiff(*command)
+    assert code == 0, printed
+    metrics = read_json(tmp_path / "out" / "summary.json")["metrics"]
+    assert set(metrics) == {f"{kind}-other-weights" for kind in ("lpips", "fd-inception", "kd-inception")}
+    assert (
+        "LPIPS (other weights)" in printed
+        and "FD-inception-other-weights" in printed
+        and "FID" not in printed
+    )
+    pairs = list(Results(tmp_path / "out").pairs("a"))
+    with torch.no_grad():
+        lpips = LPIPS(Weights(str(tmp_path / "weights")))
+        expected = lpips(
+            *(torch.stack([getattr(p, which) for p in pairs]) for which in ("image", "reference"))
+        )
+    assert metrics["lpips-other-weights"]["mean"] == pytest.approx(expected.mean().item(), rel=1e-5)
+    assert metrics["fd-inception-other-weights"]["value"] > 0
