@@ -11,6 +11,7 @@ from reddiff_pl.report.collect import collect
 from reddiff_pl.report.page import render
 from reddiff_pl.report.pictures import album
 from reddiff_pl.report.rows import Metric, Rows, choose, read_rows
+from reddiff_pl.report.summary import read_summary
 from reddiff_pl.shards.ledger import write_atomically
 
 MEGABYTE = 1_000_000
@@ -63,8 +64,9 @@ def report(argv: list[str]) -> int:
     large = [*choice.best, *choice.median, *choice.worst]
     # as text, bytes take a third more
     pictures = album(results, rows, large, choice.sample, options.megabytes * MEGABYTE)
-    notes = [*facts.survey["notes"], *results.notes]
-    page = render(facts, rows, choice, pictures, by, read_summary(results), notes, results.config)
+    summary = read_summary(results.run, rows.metrics)
+    notes = [*facts.survey["notes"], *results.notes, *summary.notes]
+    page = render(facts, rows, choice, pictures, by, summary, notes, results.config)
     path = results.run.report
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +93,3 @@ def _metric(rows: Rows, name: str | None) -> Metric | None:
         return shown[name]
     return next((shown[name] for name in ("psnr", "misfit") if name in shown), None)
 
-
-def read_summary(results: Results) -> dict[str, Any]:
-    """What `reddiff evaluate` left in summary.json, if anything."""
-    return {}

@@ -18,6 +18,7 @@ from reddiff_pl.report.charts import TASKS_DRAWN, histogram, timeline
 from reddiff_pl.report.collect import Facts, class_name, clean
 from reddiff_pl.report.pictures import KINDS, Album, Shown, gradient
 from reddiff_pl.report.rows import Choice, Metric, Rows
+from reddiff_pl.report.summary import Summary
 
 WIDE, NARROW = 10.6, 3.5  # widths of the timeline in inches, for a desk and for a phone
 
@@ -28,7 +29,7 @@ def render(
     choice: Choice,
     shown: Album,
     by: Metric | None,
-    summary: dict[str, Any],
+    summary: Summary,
     notes: Sequence[str],
     config: dict[str, Any],
 ) -> str:
@@ -40,7 +41,7 @@ def render(
         choice: rows that are shown.
         shown: their pictures.
         by: the metric that says best and worst.
-        summary: {metric: {mean, low, high, ...}} of `reddiff evaluate`, if it ran.
+        summary: of `reddiff evaluate`, empty if it did not run.
         notes: what could not be had, and why.
         config: config.yaml as plain data.
     """
@@ -64,7 +65,8 @@ def render(
             if np.isfinite(rows.metrics[metric.name]).any()
         ],
         table=statistics(rows, summary),
-        sets=summary.get("sets", []),
+        sets=summary.sets,
+        summary_intervals=bool(summary.means) and rows.source == "evaluate",
         groups=_groups(rows, choice, shown, by),
         hero=_hero(rows, choice, shown),
         timelines=_timelines(facts),
@@ -92,7 +94,7 @@ def _hash(script: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def statistics(rows: Rows, summary: dict[str, Any]) -> list[dict[str, Any]]:
+def statistics(rows: Rows, summary: Summary) -> list[dict[str, Any]]:
     """A row a metric: mean (with the interval of `reddiff evaluate`), median, and where most images lie."""
     table = []
     for metric in rows.shown:
@@ -101,18 +103,18 @@ def statistics(rows: Rows, summary: dict[str, Any]) -> list[dict[str, Any]]:
         if not len(finite):
             continue
         low, middle, high = np.percentile(finite, [5, 50, 95])
-        entry = summary.get("metrics", {}).get(metric.name, {})
+        whole = summary.means.get(metric.name) if rows.source == "evaluate" else None
         table.append(
             {
                 "metric": metric,
-                "mean": digits(entry.get("mean", float(finite.mean())), metric),
-                "interval": [digits(value, metric) for value in entry["interval"]]
-                if "interval" in entry
-                else None,
+                "mean": digits(whole.mean if whole else float(finite.mean()), metric),
+                "interval": f"{digits(whole.low, metric)} to {digits(whole.high, metric)}"
+                if whole and whole.low is not None
+                else "",
                 "median": digits(float(middle), metric),
                 "low": digits(float(low), metric),
                 "high": digits(float(high), metric),
-                "count": entry.get("count", len(finite)),
+                "count": whole.images if whole else len(finite),
                 "exact": int(np.isinf(values).sum()),
             }
         )

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reddiff_pl.evaluation import tables
 from reddiff_pl.evaluation.pairs import Results
-from reddiff_pl.report.collect import number
+from reddiff_pl.report.collect import clean, number
 from reddiff_pl.shards.tar import scan
 from reddiff_pl.shards.writer import METRICS
 
@@ -46,6 +47,13 @@ KNOWN = {
 }
 
 
+def _metric(name: str) -> Metric:
+    shown = tables.metric(name)
+    better = {"higher": 1, "lower": -1}.get(shown.better, 0)
+    hint = f"{shown.better} is better" if better else ""
+    return Metric(name, clean(shown.label, 60), "", better, 3, hint)
+
+
 @dataclass
 class Rows:
     """Metrics of images.
@@ -73,8 +81,7 @@ class Rows:
     def shown(self) -> list[Metric]:
         """The metrics that any row has, the known ones first."""
         found = [name for name, values in self.metrics.items() if not np.isnan(values).all()]
-        order = [*KNOWN, *sorted(found)]
-        return [KNOWN.get(name) or Metric(name, name) for name in dict.fromkeys(order) if name in found]
+        return [KNOWN.get(name) or _metric(name) for name in sorted(found, key=tables.order)]
 
 
 def read_rows(results: Results, limit: int = ROWS_READ) -> Rows:

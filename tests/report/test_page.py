@@ -147,6 +147,41 @@ def test_without_references_it_is_by_misfit_and_has_pictures(run, page):
     assert "no references" in found.text
 
 
+def test_what_evaluate_measured_is_shown(run, page):
+    """Its columns order the images, its intervals and distances are in the tables; what is not a number is not."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    write(run, "a", [(f"k{i}", [], {"psnr": 20.0 + i, "misfit": 0.1}) for i in range(4)])
+    columns = {
+        "shard": pa.array(["a"] * 3 + ["gone"]),
+        "key": pa.array(["k0", "k1", "k2", "k3"]),
+        "psnr": pa.array([20.0, None, 22.0, 99.0]),  # null beside a number: the PSNR of an exact image
+        "ssim": pa.array([0.5, 1.0, 0.7, 0.9]),
+        "lpips-alex": pa.array([0.2, 0.0, 0.3, 0.9]),
+        "top1-net": pa.array([1, 0, 1, 0], pa.int32()),
+    }
+    pyarrow.parquet.write_table(pa.table(columns), run.out / "metrics.parquet")
+    metrics = {
+        "psnr": {"n": 3, "mean": 21.0, "low": 20.25, "high": 21.75, "interval": "bootstrap"},
+        "fd-net": {"n": 3, "value": 18.3906, "note": "fewer images than features"},
+        "top1-net": {"n": 3, "mean": 0.25, "low": 0.1, "high": 0.5},
+        "ssim": {"n": 3, "mean": "0.7"},
+        "kd-net": {"n": 3, "value": None},
+    }
+    left_out = {"fid": "no weights"}
+    (run.out / "summary.json").write_text(json.dumps({"metrics": metrics, "left_out": left_out}))
+    found = page("--by", "lpips-alex")
+    assert [item["key"] for item in found.data["items"]] == ["k1", "k0", "k2"]
+    assert [metric["name"] for metric in found.data["metrics"]] == ["psnr", "ssim", "lpips-alex"]
+    assert found.data["items"][0]["values"][0] == "inf"
+    text = re.sub(r"\s+", " ", found.text)
+    for said in ("20.25 to 21.75", "18.39", "fewer images than features", "25.0", "10.0 to 50.0", "and 1 exact"):
+        assert said in text, said
+    assert "fid was not evaluated: no weights" in text and "KD-net" not in text
+    assert "3 of the 4 images" in text, "one more was restored than evaluated"
+
+
 def test_an_unfinished_run_says_so(run, page, tmp_path):
     keys = ["k0", "k1"]
     configure(run, shards=inputs(tmp_path / "in", ["a", "b", "c"], keys))
