@@ -92,4 +92,3 @@ def _metric(rows: Rows, name: str | None) -> Metric | None:
             raise ConfigError(f"--by: no {name} in this run; there is {', '.join(shown) or 'nothing'}")
         return shown[name]
     return next((shown[name] for name in ("psnr", "misfit") if name in shown), None)
-

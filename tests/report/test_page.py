@@ -176,7 +176,14 @@ def test_what_evaluate_measured_is_shown(run, page):
     assert [metric["name"] for metric in found.data["metrics"]] == ["psnr", "ssim", "lpips-alex"]
     assert found.data["items"][0]["values"][0] == "inf"
     text = re.sub(r"\s+", " ", found.text)
-    for said in ("20.25 to 21.75", "18.39", "fewer images than features", "25.0", "10.0 to 50.0", "and 1 exact"):
+    for said in (
+        "20.25 to 21.75",
+        "18.39",
+        "fewer images than features",
+        "25.0",
+        "10.0 to 50.0",
+        "and 1 exact",
+    ):
         assert said in text, said
     assert "fid was not evaluated: no weights" in text and "KD-net" not in text
     assert "3 of the 4 images" in text, "one more was restored than evaluated"
