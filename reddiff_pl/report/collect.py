@@ -16,6 +16,7 @@ from typing import Any
 
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.evaluation.pairs import Results
+from reddiff_pl.report.settings import clean, config_text, lookup, number, settings
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.survey import planned_shards, survey
 
@@ -24,19 +25,6 @@ TASKS_SHOWN = 100
 WARNINGS_SHOWN = 30
 LOG_BYTES = 1 << 18  # read from the end of each log
 LOGS_READ = 256
-CONFIG_BYTES = 100_000
-TEXT = 120  # characters of a key or a reason that are shown
-
-
-def clean(value: Any, length: int = TEXT) -> str:
-    """A text as the page may show it: no control, bidirectional or broken characters, at most `length` characters.
-
-    A longer one is cut in the middle, since names differ at their ends.
-    """
-    text = str(value)
-    if len(text) > length:
-        text = f"{text[: length // 2]}…{text[-(length - length // 2 - 1) :]}"
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 @dataclass(frozen=True)
@@ -146,7 +134,7 @@ def collect(results: Results) -> Facts:
     run = results.run
     planned: dict[str, int] | None = None
     with contextlib.suppress(ConfigError):
-        if "pipe:" not in str(_get(results.config, "data", "shards")):  # nothing in OUT runs a command
+        if "pipe:" not in str(lookup(results.config, "data", "shards")):  # nothing in OUT runs a command
             planned = planned_shards(run)
     done_by, warnings = _read_logs(run)
     stretches: list[Stretch] = []
@@ -165,9 +153,9 @@ def collect(results: Results) -> Facts:
         planned=planned is not None,
         stretches=sorted(stretches, key=lambda one: (one.start, one.end)),
         failed=[(clean(shard), clean(key or "-"), clean(reason, 400)) for shard, key, reason in failed],
-        settings=_settings(results.config),
+        settings=settings(results.config),
         provenance=[(label, list(values)[:8]) for label, values in said.items()],
-        config=_text(run.config),
+        config=config_text(run.config),
         warnings=warnings,
     )
 
@@ -234,70 +222,3 @@ def _tail(path: Path) -> str:
             return file.read().decode("utf-8", "replace")
     except OSError:
         return ""
-
-
-def _text(path: Path) -> str:
-    try:
-        with open(path, "rb") as file:
-            content = file.read(CONFIG_BYTES + 1)
-    except OSError:
-        return ""
-    text = content[:CONFIG_BYTES].decode("utf-8", "replace")
-    text = "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
-    return text + ("\n… cut here" if len(content) > CONFIG_BYTES else "")
-
-
-def _settings(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The options that a reader asks for first."""
-    rows: list[tuple[str, str]] = []
-    for part in ("sampler", "physics", "prior", "noise"):
-        if name := class_name(config, part):
-            arguments = _get(config, "model", part, "init_args")
-            said = _scalars(arguments) if isinstance(arguments, Mapping) else ""
-            rows.append((part, f"{name}({said})"))
-    for label, path in (
-        ("seed", ("seed",)),
-        ("size", ("data", "size")),
-        ("batch size", ("data", "batch_size")),
-        ("shards", ("data", "shards")),
-        ("images", ("data", "images")),
-    ):
-        value = _get(config, *path)
-        if isinstance(value, list):
-            value = f"{clean(value[0]) if value else ''} and {len(value) - 1} more"
-        if value is not None and not isinstance(value, Mapping):
-            rows.append((label, clean(value)))
-    return rows
-
-
-def _scalars(arguments: Mapping[str, Any]) -> str:
-    """Arguments as in a call; of nested objects the class alone."""
-    said = []
-    for name, value in islice(arguments.items(), 24):
-        if isinstance(value, Mapping) and "class_path" in value:
-            value = str(value["class_path"]).rpartition(".")[2]
-        if isinstance(value, str | int | float | bool):
-            said.append(f"{clean(name, 40)}={clean(value, 60)}")
-    return ", ".join(said)
-
-
-def class_name(config: Mapping[str, Any], part: str) -> str:
-    """Name of the class of model.PART in a configuration, empty where it has none."""
-    value = _get(config, "model", part)
-    value = _get(value, "class_path") if isinstance(value, Mapping) else value
-    return clean(value.rpartition(".")[2], 60) if isinstance(value, str) else ""
-
-
-def _get(value: Any, *path: str) -> Any:
-    for name in path:
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value
-
-
-def number(value: Any) -> float | None:
-    """A finite number of JSON as such; None for anything else."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    try:
-        return float(value) if is_number and math.isfinite(value) else None
-    except OverflowError:
-        return None

@@ -65,6 +65,10 @@ def report(argv: list[str]) -> int:
     # as text, bytes take a third more
     pictures = album(results, rows, large, choice.sample, options.megabytes * MEGABYTE)
     summary = read_summary(results.run, rows.metrics)
+    if pictures.thumbs and not any("measurement" in one.pictures for one in pictures.thumbs):
+        results.notes.append(
+            "no pictures of measurements: `reddiff restore --model.keep_start true` keeps what the sampler starts from"
+        )
     notes = [*facts.survey["notes"], *results.notes, *summary.notes]
     page = render(facts, rows, choice, pictures, by, summary, notes, results.config)
     path = results.run.report

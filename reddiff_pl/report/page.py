@@ -15,9 +15,10 @@ import numpy as np
 
 import reddiff_pl
 from reddiff_pl.report.charts import TASKS_DRAWN, histogram, timeline
-from reddiff_pl.report.collect import Facts, class_name, clean
+from reddiff_pl.report.collect import Facts
 from reddiff_pl.report.pictures import KINDS, Album, Shown, gradient
 from reddiff_pl.report.rows import Choice, Metric, Rows
+from reddiff_pl.report.settings import class_name, clean
 from reddiff_pl.report.summary import Summary
 
 WIDE, NARROW = 10.6, 3.5  # widths of the timeline in inches, for a desk and for a phone

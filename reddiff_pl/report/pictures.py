@@ -16,8 +16,8 @@ from PIL import Image
 
 from reddiff_pl.errors import SampleError
 from reddiff_pl.evaluation.pairs import Pair, Results, picture
-from reddiff_pl.report.collect import clean
 from reddiff_pl.report.rows import KNOWN, Rows
+from reddiff_pl.report.settings import clean
 from reddiff_pl.shards import decode
 
 LARGE = 512  # side of the pictures of best, median and worst, at most

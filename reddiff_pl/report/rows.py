@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from reddiff_pl.evaluation import tables
 from reddiff_pl.evaluation.pairs import Results
-from reddiff_pl.report.collect import clean, number
+from reddiff_pl.report.settings import clean, number
 from reddiff_pl.shards.tar import scan
 from reddiff_pl.shards.writer import METRICS
 

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 from reddiff_pl.evaluation import tables
-from reddiff_pl.report.collect import clean, number
+from reddiff_pl.report.settings import clean, number
 from reddiff_pl.shards.layout import Run
 
 ROWS_SHOWN = 50
