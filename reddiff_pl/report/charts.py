@@ -62,7 +62,8 @@ def histogram(values: NDArray[np.float64], metric: Metric, tag: str) -> str:
     bins = int(np.clip(np.sqrt(len(inside)) * 1.5, 8, 40))
     with _figure(3.6, 1.75, tag) as (figure, out):
         axes = figure.subplots()
-        counts, edges = np.histogram(inside, bins=bins)
+        pad = 0.0 if high > low else max(abs(low) * 0.05, 1e-6)  # all are equal
+        counts, edges = np.histogram(inside, bins=bins, range=(inside.min() - pad, inside.max() + pad))
         axes.bar(edges[:-1], counts, np.diff(edges) * 0.9, align="edge", color=ACCENT)
         middle = float(np.median(finite))
         axes.axvline(middle, color=INK, linewidth=1)
