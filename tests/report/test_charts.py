@@ -32,7 +32,9 @@ def test_short_stretches_are_drawn_as_one_and_pauses_are_kept():
     assert merged([(0, 50), (50.5, 100)], gap=1.0) == [(0, 50), (50.5, 100)], "long ones stay apart"
 
 
-@pytest.mark.parametrize("values", [[1.0], [2.0] * 5, [np.inf, 1.0, np.nan], np.linspace(0, 1e6, 100_000)])
+@pytest.mark.parametrize(
+    "values", [[1.0], [2.0] * 5, [1.0, 2.0], [np.inf, 1.0, np.nan], np.linspace(0, 1e6, 100_000)]
+)
 def test_histograms_of_any_values(values):
     svg = histogram(np.asarray(values, float), Metric("m", "m"), "h0")
     assert svg.startswith("<svg ") and svg.endswith("</svg>")
