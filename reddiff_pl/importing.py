@@ -119,7 +119,8 @@ def import_checkpoint(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         kind = getattr(torch, dtype)
-        weights = {key: value.to(kind).contiguous().clone() for key, value in converted.items()}
+        del tensors  # each goes as its copy is made: the large ones are 2 GB
+        weights = {key: converted.pop(key).to(kind, copy=True).contiguous() for key in list(converted)}
         save_file(weights, folder / classifier.WEIGHTS, metadata={"format": "pt"})
         (folder / "scheduler_config.json").write_text(_json(_scheduler(schedule, config)))
         (folder / "config.json").write_text(_json(config))
