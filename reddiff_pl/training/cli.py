@@ -13,6 +13,7 @@ import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 
 from reddiff_pl import stop
 from reddiff_pl.errors import ConfigError, Stopped
@@ -92,12 +93,15 @@ class FitCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         plugins: list[Any] = []
-        nodes, devices = self.config.trainer.num_nodes, self.config.trainer.devices
-        if SLURMEnvironment.detect() and (nodes > 1 or str(devices) != "1"):
+        several = self.config.trainer.num_nodes > 1 or str(self.config.trainer.devices) != "1"
+        if not several:
+            plugins.append(LightningEnvironment())
+        elif SLURMEnvironment.detect():
             # its own requeueing would save and restart beside ours
             plugins.append(SLURMEnvironment(auto_requeue=False))
-        elif nodes == 1 and str(devices) == "1":
-            plugins.append(LightningEnvironment())
+        if several and self.config.trainer.strategy in ("auto", "ddp"):
+            # the schedule's tables, the only buffers, never change
+            kwargs["strategy"] = DDPStrategy(broadcast_buffers=False)
         trainer = super().instantiate_trainer(plugins=plugins or None, **kwargs)
         # Lightning's answers to signals wait for the device at every step, and can block inside the handler; stop.py
         # and PriorTraining do all of it

@@ -17,12 +17,13 @@ from torch import Tensor
 from reddiff_pl import stop
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.priors.base import linear_abar, per_image
-from reddiff_pl.priors.loading import find_folder, load_network
 from reddiff_pl.seeding import stream_seed
 from reddiff_pl.shards import decode
 from reddiff_pl.shards.ledger import write_atomically
 from reddiff_pl.training import files, heldout
 from reddiff_pl.training.averages import Averages
+from reddiff_pl.training.budget import Budget
+from reddiff_pl.training.networks import architecture, make_network
 
 log = logging.getLogger(__name__)
 
@@ -101,12 +102,10 @@ class PriorTraining(LightningModule):
         for name, value in {"lr": lr, "clip": clip, "validate_every": validate_every}.items():
             if value <= 0:
                 raise ConfigError(f"--model.{name}: must be above 0, got {value}")
-        if max_steps is None and max_minutes is None:
-            raise ConfigError("--model.max_steps or --model.max_minutes: give one of them, or both")
         decays = [0.9995] if ema_decays is None else ema_decays
         if not decays or not all(0 <= d < 1 for d in decays) or len(set(decays)) < len(decays):
             raise ConfigError(f"--model.ema_decays: must be different numbers in [0, 1), got {decays}")
-        self.network: Any = _network(network, init_from)
+        self.network: Any = make_network(network, init_from)
         config = self.network.config
         T = config.num_train_timesteps or 1000
         validate_t = [10, 50, 100, 200, 400, 600, 800] if validate_t is None else validate_t
@@ -123,8 +122,7 @@ class PriorTraining(LightningModule):
             )
         self.shape = (config.in_channels, size, size)
         self.lr, self.betas, self.weight_decay = lr, betas, weight_decay
-        self.warmup_steps, self.decay, self.clip = warmup_steps, decay, clip
-        self.max_steps, self.max_minutes = max_steps, max_minutes
+        self.clip, self.budget = clip, Budget(max_steps, max_minutes, warmup_steps, decay)
         self.ema_decays, self.export = decays, export
         self.compiled, self.validate_every, self.validate_t = compile, validate_every, validate_t
         self.sample_images, self.sample_steps = sample_images, sample_steps
@@ -139,8 +137,6 @@ class PriorTraining(LightningModule):
         self.register_buffer("weight", (weight / weight.mean()).float(), persistent=False)
 
         self.step = 0
-        self.minutes = 0.0  # as last agreed; decides the step size, so it must be the same in all processes
-        self.begun: float | None = None  # minutes until the first step was done: before, nothing is learned
         self.earlier = 0.0  # minutes of earlier runs
         self.best = math.inf
 
@@ -175,7 +171,10 @@ class PriorTraining(LightningModule):
         self.network.train()
         self._agree()
         if self.is_over():
-            log.info("nothing left to do: %d steps, %.1f minutes are done", self.step, self.minutes)
+            log.info("nothing left to do: %d steps, %.1f minutes are done", self.step, self.budget.minutes)
+            if self.loss_steps and self.trainer.is_global_zero:  # stopped since the last validation
+                self._validate()
+                self._save()
             self.trainer.should_stop = True
         elif self.step == 0 and self.trainer.is_global_zero:
             self._validate()
@@ -184,7 +183,7 @@ class PriorTraining(LightningModule):
         if self.trainer.should_stop:
             return -1
         for group in self.adam.param_groups:
-            group["lr"] = self.lr * self._factor()
+            group["lr"] = self.lr * self.budget.factor(self.step)
         return None
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -223,10 +222,10 @@ class PriorTraining(LightningModule):
             if self.step == self.first_step + 1:
                 self._synchronize()
             signal = self._agree()
-        if self.begun is None:
-            self.begun = self.minutes
+        if self.budget.begun is None:
+            self.budget.begun = self.budget.minutes
         if self.step == self.first_step + 1:
-            log.info("first step after %.0f s", 60 * (self.minutes - self.earlier))
+            log.info("first step after %.0f s", 60 * (self.budget.minutes - self.earlier))
             # compilation is not part of the speed
             self.interval = (self.step, time.monotonic())
         over = self.is_over()
@@ -257,30 +256,12 @@ class PriorTraining(LightningModule):
             )
             torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
             signal, minutes = int(shared[0].item()), shared[1].item()
-        self.minutes = minutes
+        self.budget.minutes = minutes
         return signal
-
-    def _share(self) -> float:
-        """How much of the budget is used up, 0..1."""
-        shares = [0.0]
-        if self.max_steps is not None:
-            shares.append(self.step / self.max_steps)
-        if self.max_minutes is not None and self.begun is not None:
-            shares.append((self.minutes - self.begun) / max(self.max_minutes - self.begun, 1e-9))
-        return min(max(shares), 1.0)
 
     def is_over(self) -> bool:
         """Whether the budget is used up."""
-        late = self.max_minutes is not None and self.minutes >= self.max_minutes
-        return late or (self.max_steps is not None and self.step >= self.max_steps)
-
-    def _factor(self) -> float:
-        """The step size relative to the largest."""
-        share = self._share()
-        falling = {"cosine": (1 + math.cos(math.pi * share)) / 2, "linear": 1 - share, "constant": 1.0}[
-            self.decay
-        ]
-        return min(1.0, (self.step + 1) / max(self.warmup_steps, 1)) * falling
+        return self.budget.is_over(self.step)
 
     # validation and files, in the first process alone
 
@@ -319,8 +300,8 @@ class PriorTraining(LightningModule):
         record = {
             "step": self.step,
             "images": self.step * self.batch_size * self.trainer.world_size,
-            "minutes": round(self.minutes, 3),
-            "lr": self.lr * self._factor(),
+            "minutes": round(self.budget.minutes, 3),
+            "lr": self.lr * self.budget.factor(self.step),
             "train_loss": _rounded((self.loss_sum / self.loss_steps).item()) if self.loss_steps else None,
             "skipped_steps": int(self.skipped.item()),
             "images_per_s": speed,
@@ -332,7 +313,14 @@ class PriorTraining(LightningModule):
         line = " ".join(f"{t}:{loss:.4g}" for t, loss in losses[pick].items())
         log.info(
             "step %d, %.1f min, %s images/s, loss %s; held-out eps-MSE %s%s",
-            *(self.step, self.minutes, speed, record["train_loss"], line, "; exported" if exported else ""),
+            *(
+                self.step,
+                self.budget.minutes,
+                speed,
+                record["train_loss"],
+                line,
+                "; exported" if exported else "",
+            ),
         )
         self.loss_sum.zero_()
         self.loss_steps = 0
@@ -349,10 +337,10 @@ class PriorTraining(LightningModule):
 
     def _save(self) -> None:
         state = {
-            "network": json.dumps(_architecture(self.network.config), sort_keys=True),
+            "network": json.dumps(architecture(self.network.config), sort_keys=True),
             "step": self.step,
-            "minutes": self.minutes,
-            "begun": self.begun,
+            "minutes": self.budget.minutes,
+            "begun": self.budget.begun,
             "best": self.best,
             "ema_decays": self.ema_decays,
             "loss_sum": self.loss_sum,
@@ -367,14 +355,14 @@ class PriorTraining(LightningModule):
     def _load(self, state: dict[str, Any]) -> None:
         where = f"--out: {self.files.out} holds a training of another"
         try:
-            if state["network"] != json.dumps(_architecture(self.network.config), sort_keys=True):
+            if state["network"] != json.dumps(architecture(self.network.config), sort_keys=True):
                 raise ConfigError(f"{where} network; choose another --out")
             if state["ema_decays"] != self.ema_decays:
                 raise ConfigError(f"{where} ema_decays: {state['ema_decays']}; choose another --out")
             self.network.load_state_dict(state["weights"])
             self.averages.load_state_dict(state["averages"])
             self.adam.load_state_dict(state["adam"])
-            self.step, self.earlier, self.begun = state["step"], state["minutes"], state["begun"]
+            self.step, self.earlier, self.budget.begun = state["step"], state["minutes"], state["begun"]
             self.best = state["best"]
             self.loss_sum, self.loss_steps = state["loss_sum"], state["loss_steps"]
             self.skipped = state["skipped"]
@@ -393,35 +381,6 @@ class PriorTraining(LightningModule):
     def _synchronize(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-
-
-def _network(network: UNet2DModel | None, init_from: str | None) -> UNet2DModel:
-    """The network in channels-last order, with gradients."""
-    if network is None and init_from is None:
-        raise ConfigError("--model.network: name the network's arguments, or give --model.init_from")
-    if init_from is not None:
-        option = "--model.init_from"
-        found: Any = load_network(find_folder(init_from, False, option), ("UNet2DModel",), option)
-        if network is None:
-            network = found
-        elif _architecture(network.config) != _architecture(found.config):
-            mine, theirs = _architecture(network.config), _architecture(found.config)
-            key = next(k for k in sorted(mine.keys() | theirs.keys()) if mine.get(k) != theirs.get(k))
-            raise ConfigError(
-                f"--model.init_from: {init_from} is another network: {key} is {theirs.get(key)}, "
-                f"that of --model.network {mine.get(key)}"
-            )
-        else:
-            network.load_state_dict(found.state_dict())
-    assert network is not None
-    return network.to(memory_format=torch.channels_last).requires_grad_(True).train()
-
-
-def _architecture(config: Any) -> dict[str, Any]:
-    """A network's configuration without what does not change its numbers."""
-    plain = json.loads(json.dumps({k: v for k, v in config.items() if not k.startswith("_")}))
-    # None and the default of T are the same
-    return {**plain, "num_train_timesteps": plain.get("num_train_timesteps") or 1000, "dropout": None}
 
 
 def _rounded(value: Any) -> Any:

@@ -15,6 +15,7 @@ from tiny import NETWORK
 from reddiff_pl.priors.base import linear_abar
 from reddiff_pl.training import heldout
 from reddiff_pl.training.averages import Averages
+from reddiff_pl.training.budget import Budget
 from reddiff_pl.training.crops import Pyramid, reduced, scales
 from reddiff_pl.training.module import PriorTraining
 from reddiff_pl.training.photos import PhotoCrops
@@ -131,14 +132,19 @@ def test_gradients_are_clipped_as_torch_clips_them(training):
     torch.testing.assert_close(training.network.state_dict(), reference.state_dict(), rtol=1e-4, atol=1e-6)
 
 
-def test_the_step_size_follows_the_budget(training):
-    factors = []
-    for training.step in (0, 4, 9, 50, 100):
-        factors.append(training._factor())
-    warm = [(1 + np.cos(np.pi * s / 100)) / 2 for s in (0, 4, 9, 50, 100)]
-    np.testing.assert_allclose(factors, np.array(warm) * [0.1, 0.5, 1, 1, 1], atol=1e-12)
-    training.step, training.max_minutes, training.begun, training.minutes = 20, 11.0, 1.0, 6.0
-    assert training._factor() == pytest.approx(0.5), "half of the ten minutes after the first step"
+def test_the_step_size_follows_the_budget():
+    budget = Budget(100, None, warmup_steps=10, decay="cosine")
+    steps = [0, 4, 9, 50, 100]
+    cosine = [(1 + np.cos(np.pi * s / 100)) / 2 for s in steps]
+    factors = [budget.factor(step) for step in steps]
+    np.testing.assert_allclose(factors, np.array(cosine) * [0.1, 0.5, 1, 1, 1], atol=1e-12)
+    assert [budget.is_over(step) for step in (99, 100)] == [False, True]
+    budget = Budget(None, 11.0, warmup_steps=0, decay="linear")
+    assert budget.factor(7) == 1, "nothing is learned before the first step"
+    budget.begun, budget.minutes = 1.0, 6.0
+    assert budget.factor(7) == pytest.approx(0.5), "half of the ten minutes after it"
+    budget.minutes = 11.0
+    assert budget.is_over(7) and budget.factor(7) == 0
 
 
 def test_averages_are_weighted_means():
