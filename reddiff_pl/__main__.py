@@ -27,6 +27,7 @@ commands:
   evaluate   metrics of a run with their intervals: PSNR, SSIM, LPIPS, FID, KID, top-1, ...
   compare    runs beside each other: differences with their intervals, and the same images in one picture
   report     one HTML file about a run: pictures, metrics, speed, failures
+  sweep      restore under every combination of some options: a table and a picture
   submit     run `restore` on a SLURM cluster
   prior      `prior import`: turn a checkpoint of the OpenAI ADM family into a folder that `restore` reads
   fit        train a prior on photos; ends in a diffusers folder
@@ -76,6 +77,10 @@ def _run(command: str, options: list[str]) -> int:
             from reddiff_pl.report.command import report  # imports torch
 
             return report(options)
+        if command == "sweep":
+            from reddiff_pl.sweep.command import sweep
+
+            return sweep(options)
         if command == "submit":
             from reddiff_pl.submit import submit
 

@@ -55,6 +55,10 @@ def run(command: str, argv: list[str]) -> int:
             from reddiff_pl.training.cli import fit  # diffusers and more
 
             return fit(argv)
+        if command == "sweep":
+            from reddiff_pl.sweep.command import run_cells
+
+            return run_cells(argv)
         return {"restore": restore, "degrade": degrade, "demo": demo}[command](argv)
     except ConfigError as error:
         print(f"reddiff {command}: error: {error}", file=sys.stderr)
@@ -168,6 +172,15 @@ def _plain(value: Any) -> Any:
 
 def restore(argv: list[str]) -> int:
     """Restore what the options say."""
+    return restore_with(parse_restore(argv))
+
+
+def parse_restore(argv: list[str]) -> RestoreCLI:
+    """The options of `restore`, with those of a physics.yaml beside the shards.
+
+    Raises:
+        ConfigError: an option does not go with restoring.
+    """
     cli = RestoreCLI("restore", argv)
     if cli.config.trainer.inference_mode:
         raise ConfigError(
@@ -180,8 +193,8 @@ def restore(argv: list[str]) -> int:
     if cli.config.model.physics is None:
         shards = plan(cli.config.data.shards, cli.config.data.images)
         if path := physics_beside(shards[0].url, cli.config.trust_physics):
-            cli = RestoreCLI("restore", ["--config", path, *argv])
-    return restore_with(cli)
+            return RestoreCLI("restore", ["--config", path, *argv])
+    return cli
 
 
 def restore_with(cli: RestoreCLI) -> int:

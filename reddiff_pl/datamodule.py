@@ -21,7 +21,7 @@ from reddiff_pl.errors import ConfigError, SampleError, Stopped
 from reddiff_pl.physics.degrade import Degradation
 from reddiff_pl.physics.noise import MeasurementNoise, NoNoise
 from reddiff_pl.shards.layout import Run
-from reddiff_pl.shards.ledger import finished, total
+from reddiff_pl.shards.ledger import finished, read_sidecar, total
 from reddiff_pl.shards.lock import holder
 from reddiff_pl.shards.placement import place
 from reddiff_pl.shards.plan import Shard, assigned, plan
@@ -205,7 +205,7 @@ class ShardDataModule(LightningDataModule):
         with ThreadPoolExecutor(self.workers, "decode") as pool:
             for number, shard in enumerate(itertools.chain(own, self._others())):
                 writer = None
-                if left == 0:
+                if left is not None and (left == 0 or self._has(shard, left)):
                     return
                 if self.run is not None:
                     writer = ShardWriter(self.run, shard.name, self.rank, self.retry_failed)
@@ -227,6 +227,15 @@ class ShardDataModule(LightningDataModule):
                 "another --out, or add images in a folder of their own"
             )
         return sidecar is None or (self.retry_failed and bool(sidecar["failed"]))
+
+    def _has(self, shard: Shard, count: int) -> bool:
+        """Whether --limit cut a shard short before, and no earlier than at `count` samples: it is left as it is."""
+        sidecar = read_sidecar(self.run, shard.name) if self.run is not None else None
+        if sidecar is None or sidecar.get("inputs") != shard.digest():
+            return False
+        if self.retry_failed and sidecar["failed"]:
+            return False
+        return sidecar["restored"] + len(sidecar["failed"]) >= count
 
     def _others(self) -> Iterator[Shard]:
         """Unfinished shards of other tasks, from the next rank's on, so that tasks do not queue for one."""
