@@ -159,7 +159,9 @@ class RestoreCLI(LightningCLI):
 
     def resolved(self) -> str:
         """All options as YAML that --config reads again."""
-        return yaml.safe_dump(_plain(yaml.safe_load(self.parser.dump(self.config))), sort_keys=False)
+        return yaml.safe_dump(
+            _plain(yaml.safe_load(self.parser.dump(self.config, skip_none=False))), sort_keys=False
+        )
 
 
 def _plain(value: Any) -> Any:

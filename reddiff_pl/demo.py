@@ -36,7 +36,7 @@ def demo(argv: list[str]) -> int:
     code, groups = 0, []
     for task, title in TASKS.items():
         options = [
-            *("--config", shipped("demo.yaml"), "--config", shipped(f"tasks/{task}.yaml")),
+            *("--config", shipped(f"tasks/{task}.yaml")),
             *("--data.shards", str(PHOTOS / f"{task}.tar"), "--data.batch_size", "4"),
             *("--out", str(out / task)),
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 from helpers import CONFIGS, VAL_SHARD, task_options
 
+import reddiff_pl.samplers
 from reddiff_pl.cli import RestoreCLI
 
 FILES = sorted(CONFIGS.rglob("*.yaml"))
@@ -76,7 +78,29 @@ def test_every_key_is_commented(path: Path):
 def test_the_demo_is_the_shipped_files_together():
     """configs/demo.yaml repeats three files, so that it can be read alone; it must not drift from them."""
     demo = yaml.safe_load((CONFIGS / "demo.yaml").read_text())["model"]
-    parts = {}
+    parts: dict = {}
     for name in ("priors/bundled", "samplers/reddiff", "tasks/inpainting_random"):
-        parts |= yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"]
+        for part, value in yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"].items():
+            old = parts.get(part, {})
+            parts[part] = {
+                **old,
+                **value,
+                "init_args": {**old.get("init_args", {}), **value.get("init_args", {})},
+            }
+    parts["noise"].pop("init_args")
     assert demo == parts
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "samplers").glob("*.yaml")), ids=lambda path: path.name)
+def test_a_sampler_file_names_every_option(path: Path):
+    """It replaces another sampler's file, and must not inherit an option that both happen to have."""
+    sampler = yaml.safe_load(path.read_text())["model"]["sampler"]
+    made = getattr(reddiff_pl.samplers, sampler["class_path"].rpartition(".")[2])
+    assert set(sampler["init_args"]) == set(inspect.signature(made).parameters)
+
+
+def test_the_shipped_sampler_takes_a_hundred_evaluations():
+    sampler = yaml.safe_load((CONFIGS / "samplers" / "reddiff.yaml").read_text())["model"]["sampler"][
+        "init_args"
+    ]
+    assert sampler["antithetic"] and 2 * sampler["steps"] == 100

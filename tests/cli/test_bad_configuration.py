@@ -10,6 +10,7 @@ from helpers import CONFIGS, QUICK, VAL_SHARD
 
 TASK = ["--config", str(CONFIGS / "tasks" / "inpainting_random.yaml")]
 SHARDS = ["--data.shards", str(VAL_SHARD)]
+PAPER = ["--config", str(CONFIGS / "samplers" / "reddiff_paper.yaml")]
 
 BAD = {
     "pattern that matches nothing": ([*TASK, "--data.shards", "/nowhere/*.tar"], "--data.shards"),
@@ -23,7 +24,7 @@ BAD = {
     "batch size": ([*TASK, *SHARDS, "--data.batch_size=0"], "--data.batch_size"),
     "limit": ([*TASK, *SHARDS, "--limit=0"], "limit"),
     "steps": ([*TASK, *SHARDS, "--model.sampler.init_args.steps=0"], "steps"),
-    "too many steps": ([*TASK, *SHARDS, "--model.sampler.init_args.steps=1001"], "steps"),
+    "too many steps": ([*TASK, *SHARDS, *PAPER, "--model.sampler.init_args.steps=1001"], "steps"),
     "inference mode": ([*TASK, *SHARDS, "--trainer.inference_mode=true"], "inference_mode"),
     "prior that is not there": (
         [
@@ -50,8 +51,12 @@ BAD = {
         ],
         "size",
     ),
+    "no restoration": ([*TASK, *SHARDS, "--model.num_samples=0"], "num_samples"),
+    "negative noise level": ([*TASK, *SHARDS, "--data.sigma_y=-1.0"], "sigma_y"),
+    "momentum of 1": ([*TASK, *SHARDS, "--model.sampler.init_args.momentum=1"], "momentum"),
+    "grid upside down": ([*TASK, *SHARDS, "--model.sampler.init_args.t_min=900"], "t_min"),
     "coupling optimiser": (
-        [*TASK, *SHARDS, "--model.sampler.init_args.optimizer=torch.optim.LBFGS"],
+        [*TASK, *SHARDS, *PAPER, "--model.sampler.init_args.optimizer=torch.optim.LBFGS"],
         "LBFGS",
     ),
     "missing config file": ([*TASK, *SHARDS, "--config", "/nowhere.yaml"], "nowhere.yaml"),

@@ -24,7 +24,7 @@ from reddiff_pl.physics import (
     SuperResolution,
     UnitRange,
 )
-from reddiff_pl.physics.noise import MeasurementNoise
+from reddiff_pl.physics.noise import MeasurementNoise, estimate_noise_std
 from reddiff_pl.seeding import stream
 
 COUNT = 200_000
@@ -207,3 +207,30 @@ def test_default_noise_model_of_deepinv_is_not_used() -> None:
 def test_bad_options(make: Callable[[], MeasurementNoise], option: str) -> None:
     with pytest.raises(ConfigError, match=rf"^model\.noise\.init_args\.{option}: "):
         make()
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.2, 0.5])
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_noise_level_of_a_smooth_image_is_found(sigma: float, masked: bool):
+    """Within 10 %, also where half of the pixels are missing."""
+    draws = torch.Generator().manual_seed(0)
+    ramp = torch.linspace(-1, 1, 64).expand(3, 64, 64)
+    measured = torch.rand((1, 64, 64), generator=draws).expand(3, 64, 64) < (0.5 if masked else 1)
+    y = torch.where(measured, ramp + sigma * torch.randn(3, 64, 64, generator=draws), 0)
+    assert estimate_noise_std(y, measured) == pytest.approx(sigma, rel=0.1)
+
+
+def test_where_nothing_can_be_said_of_the_noise():
+    """A vector, and an image with no square measured whole."""
+    assert estimate_noise_std(torch.randn(500), torch.ones(500, dtype=torch.bool)) == 0
+    checkerboard = (torch.arange(32)[:, None] + torch.arange(32)) % 2 == 0
+    assert estimate_noise_std(torch.randn(1, 32, 32), checkerboard[None]) == 0
+
+
+def test_the_noise_says_its_level():
+    y = torch.full((3, 8, 8), -0.5)  # a quarter of [0, 1]
+    assert NoNoise().std(y, 2.0) == 0
+    assert GaussianNoise(0.1).std(y, 2.0) == pytest.approx(0.2)
+    draws = torch.Generator().manual_seed(0)
+    noisy = PoissonNoise(0.01)(y.expand(3, 8, 8).repeat(1, 20, 20), 2.0, draws)
+    assert PoissonNoise(0.01).std(y, 2.0) == pytest.approx(float(noisy.std()), rel=0.02)

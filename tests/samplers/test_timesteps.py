@@ -11,8 +11,9 @@ from torch import Tensor
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.physics import SuperResolution
 from reddiff_pl.priors import Gaussian, Prior
+from reddiff_pl.priors.base import linear_abar
 from reddiff_pl.samplers import REDDiff, SeededNoise, Stopped, run
-from reddiff_pl.samplers.timesteps import ordered_times, uniform_grid
+from reddiff_pl.samplers.timesteps import ordered_times, step_size, time_grid, uniform_grid
 
 SHAPE = (1, 8, 8)
 
@@ -272,3 +273,60 @@ def test_element_wise_optimizers_are_taken(make: Callable[[list[Tensor]], torch.
     prior, physics, noise = Gaussian(SHAPE), SuperResolution(4), SeededNoise(0, ["a", "b"])
     x = run(REDDiff(steps=5, optimizer=make), y, physics, prior, noise)
     assert x.isfinite().all() and not torch.equal(x, physics.A_dagger(y))
+
+
+@pytest.mark.parametrize(
+    ("grid", "scale"),
+    [
+        ("uniform", lambda t, r: t),
+        ("quadratic", lambda t, r: t**0.5),
+        ("geometric", lambda t, r: math.log(t)),
+        ("log_snr", lambda t, r: math.log(r)),
+        ("karras", lambda t, r: r ** (1 / 7)),
+    ],
+)
+def test_a_grid_is_even_in_its_scale(grid, scale):
+    """As far as whole timesteps allow: each is one of the two around the even place."""
+    abar = linear_abar()
+    r = ((1 - abar) / abar).sqrt().tolist()
+    times = time_grid(grid, abar, 25, 900, 2)
+    assert len(times) == 25 and times[0] == 900 and times[-1] == 2
+    assert times == sorted(times, reverse=True)
+    first, last = scale(900, r[900]), scale(2, r[2])
+    for i, t in enumerate(times):
+        wanted = first + (last - first) * i / 24
+        assert scale(t - 1, r[t - 1]) <= wanted + 1e-9 and wanted - 1e-9 <= scale(t + 1, r[t + 1])
+
+
+def test_a_grid_without_bounds():
+    abar = linear_abar()
+    assert time_grid("uniform", abar, 300, None, None) == uniform_grid(1000, 300)
+    assert time_grid("geometric", abar, 10, None, None)[::9] == [999, 1]
+    assert time_grid("karras", abar, 10, None, None)[::9] == [999, 0]
+    for low, high in ((0, 500), (600, 500), (1, 1000)):
+        with pytest.raises(ValueError, match="t_min and t_max"):
+            time_grid("geometric", abar, 10, high, low)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "sqrt", "linear", "cosine"])
+def test_step_sizes_fall_from_one(schedule):
+    sizes = [step_size(schedule, i, 50) for i in range(50)]
+    assert sizes[0] == 1 and sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] > 0 and (schedule == "constant") == (sizes[-1] == 1)
+
+
+def test_the_step_size_reaches_the_optimiser():
+    """Gradient descent on the data term alone, whose steps are known: mu moves by lr factor A^T (y - A mu) / M."""
+    y = torch.ones(1, 1, 4, 4)
+    physics, prior = SuperResolution(1), Gaussian((1, 4, 4))
+    moves: list[float] = []
+    last = torch.zeros(1, 1, 4, 4)
+
+    def look(step, x, x0_hat):
+        nonlocal last
+        moves.append(float((x - last).flatten()[0] / (1 - last.flatten()[0])))
+        last = x.clone()
+
+    sampler = REDDiff(steps=4, lam=0, optimizer=lambda p: torch.optim.SGD(p, lr=8.0), lr_schedule="linear")
+    run(sampler, y, physics, prior, SeededNoise(0, ["a"]), x_init=torch.zeros(1, 1, 4, 4), callback=look)
+    assert moves == pytest.approx([0.5, 0.375, 0.25, 0.125])
