@@ -99,8 +99,8 @@ class Bench:
         from reddiff_pl.shards.samples import prepare
 
         if task not in self._samples:
-            physics, noise = configured(task)
-            degradation = Degradation(physics, noise, self.prior.shape, seed=0)
+            physics, noise, sigma_y = configured(task)
+            degradation = Degradation(physics, noise, self.prior.shape, 0, sigma_y)
             samples = [prepare(raw, degradation) for raw in self.raws]
             self._samples = {task: (physics, samples)}  # one task at a time is kept
         physics, samples = self._samples[task]
@@ -156,8 +156,8 @@ class _Counted(torch.nn.Module):
         return self.prior.eps(x_t, t, label)
 
 
-def configured(task: str) -> tuple[Any, Any]:
-    """Operator and noise of a task, made from its configuration."""
+def configured(task: str) -> tuple[Any, Any, float | None]:
+    """Operator and noise of a task, made from its configuration, and the noise level that it says to assume."""
     import yaml
     from deepinv.physics import Physics
     from jsonargparse import ArgumentParser
@@ -168,9 +168,10 @@ def configured(task: str) -> tuple[Any, Any]:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--physics", type=Physics)
     parser.add_argument("--noise", type=MeasurementNoise)
-    model = yaml.safe_load((CONFIGS / "tasks" / f"{name}.yaml").read_text())["model"]
+    config = yaml.safe_load((CONFIGS / "tasks" / f"{name}.yaml").read_text())
+    model, assumed = config["model"], config.get("data", {}).get("sigma_y")
     made = parser.instantiate_classes(parser.parse_object({key: model[key] for key in ("physics", "noise")}))
-    return made.physics, made.noise if sigma_y is None else GaussianNoise(sigma_y)
+    return made.physics, made.noise if sigma_y is None else GaussianNoise(sigma_y), assumed
 
 
 _bench: Bench | None = None
@@ -332,7 +333,7 @@ def main(argv: list[str] | None = None) -> int:
     else:
         from benchmarks.table import write
 
-        write(out, Path(arguments.to))
+        write(out, Path(arguments.to), (Path(__file__).parent / "quality.md.in").read_text())
     return 0
 
 

@@ -93,8 +93,8 @@ class ShardDataModule(LightningDataModule):
         batch_size: images restored together. A batch always has this size; the last one is padded.
         size: side of the square that clean images are reduced to, in pixels. Default: the prior's.
         workers: decoding threads.
-        sigma_y: noise level, on the [0, 1] scale, of measurements whose KEY.json has no `sigma_y`; "estimate" finds it
-            from each measurement. Default: that of the model's noise.
+        sigma_y: noise level, on the [0, 1] scale, that is assumed where KEY.json of a measurement has no `sigma_y`;
+            "estimate" finds it from each measurement. Default: that of the model's noise.
         out: output directory; finished shards there are skipped. Filled in from --out.
         limit: only the first so many samples of the task, for a preview. Filled in from --limit.
         rank: which task this is. Filled in from --rank or the environment.

@@ -32,8 +32,8 @@ class Degradation:
         noise: the measurement noise.
         shape: (C, H, W) of the images.
         seed: the run's seed.
-        sigma_y: noise level, on the [0, 1] scale, of measurements that do not say theirs, or "estimate"; None: that of
-            `noise`.
+        sigma_y: noise level, on the [0, 1] scale, assumed where a measurement does not say its own, or "estimate";
+            None: that of `noise`.
 
     Attributes:
         scale: what one unit of [0, 1] is in the measurement's range.

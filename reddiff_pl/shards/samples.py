@@ -80,7 +80,8 @@ def prepare(raw: RawSample, degradation: Degradation) -> Sample:
         )
     x = 2 * decode.unit_tensor(reference) - 1
     y, params = degradation(x, raw.key, given)
-    return Sample(raw.index, raw.key, y, params, x, meta, noise_std=degradation.noise_std(y, params))
+    noise_std = degradation.noise_std(y, params, degradation.sigma_y)
+    return Sample(raw.index, raw.key, y, params, x, meta, noise_std=noise_std)
 
 
 def label_of(meta: Mapping[str, Any], classes: int, default: int | None) -> int:
