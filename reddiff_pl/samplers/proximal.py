@@ -79,7 +79,7 @@ class ProximalREDDiff(Sampler):
         steps: number of timesteps, one network evaluation each (two with `antithetic`).
         timesteps: an explicit list of timesteps instead of the grid, visited in descending order.
         grid: how timesteps are spaced: uniform, geometric, quadratic, log_snr, karras (see `time_grid`).
-        t_max: largest timestep of the grid; default T - 1.
+        t_max: largest timestep of the grid, at most T - 1; default T - 1.
         t_min: smallest timestep of the grid.
         lr: share of the way to the minimum that a step goes, 0 to 1.
         lr_schedule: how it falls over the steps: constant, sqrt, linear, cosine.

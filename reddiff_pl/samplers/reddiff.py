@@ -77,7 +77,7 @@ class REDDiff(Sampler):
             number that does not divide T gives another count, see `uniform_grid`.
         timesteps: an explicit list of timesteps instead of the grid, visited as `order` says.
         grid: how timesteps are spaced: uniform, geometric, quadratic, log_snr, karras (see `time_grid`).
-        t_max: largest timestep of the grid; default T - 1, for the uniform grid the published one.
+        t_max: largest timestep of the grid, at most T - 1; default T - 1, for the uniform grid the published one.
         t_min: smallest timestep of the grid.
         order: time order: descending, ascending, random, random_without_replacement.
         lr: step size of the optimiser.

@@ -48,7 +48,7 @@ def time_grid(grid: Grid, abar: Tensor, steps: int, t_max: int | None, t_min: in
         grid: the spacing.
         abar: the prior's, (T,).
         steps: number of timesteps.
-        t_max: first timestep; None: T - 1.
+        t_max: first timestep, T - 1 where the prior has fewer; None: T - 1.
         t_min: last timestep; None: 0, for "geometric" 1.
 
     Raises:
@@ -60,7 +60,7 @@ def time_grid(grid: Grid, abar: Tensor, steps: int, t_max: int | None, t_min: in
     T = len(abar)
     if grid == "uniform" and t_max is None and t_min is None:
         return uniform_grid(T, steps)
-    high = T - 1 if t_max is None else t_max
+    high = T - 1 if t_max is None else min(t_max, T - 1)
     low = (1 if grid == "geometric" else 0) if t_min is None else t_min
     if not (0 if grid != "geometric" else 1) <= low <= high < T:
         raise ValueError(

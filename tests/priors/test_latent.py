@@ -110,7 +110,8 @@ def test_from_yaml(reddiff, tmp_path: Path, kind: str) -> None:
     prior = {"prior": unet(tmp_path / "ldm"), "autoencoder": str(tmp_path / "ldm")}
     misfits = []
     for steps in (1, 40):
-        options = [f"--model.sampler.init_args.steps={steps}", "--model.sampler.init_args.lam=0"]
+        options = ["--config", str(CONFIGS / "samplers" / "reddiff_paper.yaml")]
+        options += [f"--model.sampler.init_args.steps={steps}", "--model.sampler.init_args.lam=0"]
         code, printed = restore(reddiff, tmp_path, prior, f"out{steps}", *options, "--model.keep_steps=3")
         assert code == 0, printed
         output = tmp_path / f"out{steps}" / "shards" / "in.tar"

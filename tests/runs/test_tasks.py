@@ -113,7 +113,7 @@ def test_a_sample_out_of_memory_halves_the_batch(tasks, tmp_path):
     """The same images, and one line about it."""
     pattern = tiny_shards(tmp_path / "in", 1, 9)
     options = [*TINY, "--model.sampler.init_args.steps=5", "--data.shards", pattern]
-    assert tasks.run("restore", *options, "--out", tmp_path / "roomy") == 0
+    assert tasks.run("restore", *options, *COUNTED, "--out", tmp_path / "roomy") == 0
     small = ["--model.sampler.class_path=counting.NarrowREDDiff"]
     assert tasks.run("restore", *options, *small, "--out", tmp_path / "narrow") == 0
     assert_everything_once(tmp_path / "narrow", 1, 9)
@@ -140,8 +140,8 @@ def test_a_raised_stop_iteration_is_a_crash(tasks, tmp_path):
 def test_a_crash_leaves_the_shard_resumable(tasks, tmp_path):
     pattern = tiny_shards(tmp_path / "in", 1, 12)
     options = [*TINY, "--model.sampler.init_args.steps=5", "--data.shards", pattern]
-    assert tasks.run("restore", *options, "--out", tmp_path / "calm") == 0
-    crashing = ["--model.sampler.class_path=counting.CrashingREDDiff", "--model.sampler.init_args.lr=0.25"]
+    assert tasks.run("restore", *options, *COUNTED, "--out", tmp_path / "calm") == 0
+    crashing = ["--model.sampler.class_path=counting.CrashingREDDiff"]
     assert tasks.run("restore", *options, *crashing, "--out", tmp_path / "out") == 1
     printed = tasks.printed.read_text()
     assert "run the same command again" in printed
@@ -150,7 +150,7 @@ def test_a_crash_leaves_the_shard_resumable(tasks, tmp_path):
         "two batches were written before it"
     )
     (out / "config.yaml").unlink()  # the test's own sampler has another name
-    assert tasks.run("restore", *options, "--out", out) == 0
+    assert tasks.run("restore", *options, *COUNTED, "--out", out) == 0
     assert tars(out) == tars(tmp_path / "calm")
 
 

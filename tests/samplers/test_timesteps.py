@@ -303,7 +303,8 @@ def test_a_grid_without_bounds():
     assert time_grid("uniform", abar, 300, None, None) == uniform_grid(1000, 300)
     assert time_grid("geometric", abar, 10, None, None)[::9] == [999, 1]
     assert time_grid("karras", abar, 10, None, None)[::9] == [999, 0]
-    for low, high in ((0, 500), (600, 500), (1, 1000)):
+    assert time_grid("geometric", abar, 10, 5000, 3)[::9] == [999, 3]
+    for low, high in ((0, 500), (600, 500), (1000, 1000)):
         with pytest.raises(ValueError, match="t_min and t_max"):
             time_grid("geometric", abar, 10, high, low)
 
