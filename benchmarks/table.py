@@ -52,7 +52,7 @@ def write(out: Path, to: Path, text: str) -> None:
             shown = cell(records[column])
             star = column in DIFFUSION and records[column] is not None and mean(records[column]) == top
             cells.append(f"**{shown}**" if star else shown)
-        lines.append(f"| {task} | " + " | ".join(cells) + f" | {gap:+.2f} |")
+        lines.append(f"| {task} | " + " | ".join(cells) + f" | {'-' if math.isnan(gap) else f'{gap:+.2f}'} |")
     curves = _curves(out, to.with_suffix(".png"))
     verdict = "; ".join(behind) if behind else "none"
     body = text.format(
