@@ -10,6 +10,7 @@ from reddiff_pl.samplers.noise import Noise, ReplayedNoise, SeededNoise
 from reddiff_pl.samplers.pigdm import PiGDM
 from reddiff_pl.samplers.proximal import ProximalREDDiff
 from reddiff_pl.samplers.reddiff import REDDiff
+from reddiff_pl.samplers.sequence import Sequence
 
 __all__ = [
     "DDIM",
@@ -23,6 +24,7 @@ __all__ = [
     "ReplayedNoise",
     "Sampler",
     "SeededNoise",
+    "Sequence",
     "State",
     "Stopped",
     "run",
