@@ -1,0 +1,64 @@
+"""The quality table's machinery: jobs done once, evaluations counted, a table and a picture written."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from helpers import VAL_SHARD
+
+from benchmarks import methods, quality, table
+
+TEMPLATE = Path(quality.__file__).with_name("quality.md.in").read_text()
+TASK = "superresolution_4x"
+
+
+def test_jobs_are_done_once_and_shown(tmp_path):
+    out = tmp_path / "runs"
+    arguments = argparse.Namespace(
+        photos=[str(VAL_SHARD)],
+        modulus=1,
+        count=2,
+        prior=None,
+        bf16=False,
+        processes=1,
+        seconds=600,
+        out=str(out),
+    )
+    first = methods.METHODS["DDRM"][1][0]
+    jobs = [
+        quality.job("table", TASK, "A_dagger", {}),
+        quality.job("tune", TASK, "classical", {"weight": 0.01}),
+        quality.job("table", TASK, "classical", {"weight": 0.01}),
+        quality.job("table", TASK, "ProximalREDDiff", {"steps": 2, "antithetic": True}),
+        quality.job("tune", TASK, "DDRM", {**first, "steps": 4}),
+        quality.job("table", "hdr", "DDRM", {**first, "steps": 4}),
+    ]
+    quality.work(jobs, arguments)
+    results = [one.result(out) for one in jobs]
+    assert [r and r["evaluations"] for r in results] == [0, 0, 0, 4, 4, None]
+    assert all(r is None or (len(r["psnr"]) == 2 and min(r["psnr"]) > 10) for r in results)
+    assert "DDRM needs" in json.loads(jobs[-1].path(out).read_text())["refused"]
+
+    # whether settings name every option or not, they are one job
+    spelled = quality.job("table", TASK, "ProximalREDDiff", {"steps": 2, "antithetic": True, "momentum": 0.5})
+    assert spelled.path(out) == jobs[3].path(out)
+    written = {path: path.stat().st_mtime_ns for path in out.rglob("*.json")}
+    quality.work([*jobs, spelled], arguments)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.json")} == written
+
+    table.write(out, tmp_path / "quality.md", TEMPLATE)
+    text = (tmp_path / "quality.md").read_text()
+    row = next(line for line in text.splitlines() if line.startswith(f"| {TASK} |"))
+    assert f"{quality.mean(results[0]):.2f} / " in row and f"{quality.mean(results[2]):.2f} / " in row
+    assert (tmp_path / "quality.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_task_and_candidate_can_be_made():
+    """The files are there, and every candidate is one that its sampler takes."""
+    jobs = {one.path(Path("nowhere")) for one in quality.tuning_jobs()}
+    assert len(jobs) > 2000
+    for task in methods.TASKS:
+        class_name, settings = quality.shipped(task)
+        assert quality.job("table", task, class_name, settings).path(Path("nowhere"))
