@@ -237,7 +237,9 @@ def degrade(argv: list[str]) -> int:
     data, degradation = cli.datamodule, cli.datamodule.degradation
     data.should_stop = stop.requested
     data.classes = 0  # measurements are made without the prior
-    record = {"sigma_y": degradation.noise.sigma_y} if degradation.noise.sigma_y else {}
+    # restored later they are told the same level
+    level = degradation.noise.sigma_y if degradation.sigma_y is None else degradation.sigma_y
+    record = {"sigma_y": level} if isinstance(level, float) and level else {}
 
     def members(sample: Sample, row: int) -> Members:
         files = members_of(sample, isinstance(degradation.noise, NoNoise), degradation.scale)

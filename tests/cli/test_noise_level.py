@@ -93,3 +93,14 @@ def test_several_restorations(reddiff, tmp_path):
         np.testing.assert_allclose(samples.mean(0)[inside], mean[inside], atol=1.1 / 255)
         np.testing.assert_allclose(samples.std(0, ddof=1)[inside], std[inside], atol=1.5 / 255)
         assert not np.array_equal(pictures[0], pictures[1])
+
+
+def test_degraded_shards_carry_the_level_that_was_assumed(reddiff, tmp_path):
+    """JPEG's task tells the sampler what compression leaves; degraded before, the samples say it themselves."""
+    from run_tasks import tiny_shards
+
+    pattern = tiny_shards(tmp_path / "in", 1, 1)
+    options = ["--config", CONFIGS / "tasks" / "quantization.yaml", *DENOISING[2:], "--data.shards", pattern]
+    assert reddiff("degrade", *options, "--out", tmp_path / "measured")[0] == 0
+    members = read_tar(tmp_path / "measured" / "shards" / "000000.tar")
+    assert json.loads(members["s0-000.json"])["sigma_y"] == 0.041
