@@ -7,10 +7,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 import yaml
 from lightning.pytorch import Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from tqdm import tqdm
 
@@ -18,6 +17,7 @@ from reddiff_pl import stop
 from reddiff_pl.config import clear, guard, physics_beside, shipped
 from reddiff_pl.datamodule import ShardDataModule
 from reddiff_pl.errors import ConfigError, OutputError, Stopped, TooManyFailed
+from reddiff_pl.lazy_cli import LazyCLI
 from reddiff_pl.logs import log_to, quiet_libraries
 from reddiff_pl.output import Members, Progress, ShardOutput, write_batch
 from reddiff_pl.physics import NoNoise
@@ -77,8 +77,8 @@ def run(command: str, argv: list[str]) -> int:
         return CRASHED
 
 
-class RestoreCLI(LightningCLI):
-    """Parses the options, and makes the objects when told to.
+class RestoreCLI(LazyCLI):
+    """The options of `restore` and `degrade`.
 
     Args:
         command: restore or degrade.
@@ -86,31 +86,11 @@ class RestoreCLI(LightningCLI):
     """
 
     def __init__(self, command: str, argv: list[str]) -> None:
-        super().__init__(
-            Restoration,
-            ShardDataModule,
-            trainer_defaults=TRAINER_DEFAULTS,
-            seed_everything_default=False,
-            save_config_callback=None,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            parser_kwargs={
-                "prog": f"reddiff {command}",
-                "description": "Every option is also a key of --config.",
-                "default_config_files": [shipped("priors/bundled.yaml"), shipped("samplers/reddiff.yaml")],
-            },
-            args=argv,
-            run=False,
-        )
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self.config = parser.parse_args(args)
+        defaults = [shipped("priors/bundled.yaml"), shipped("samplers/reddiff.yaml")]
+        super().__init__(command, argv, Restoration, ShardDataModule, TRAINER_DEFAULTS, defaults)
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--seed", type=int, default=0, help="the run's seed")
-        parser.add_argument(
-            "--out", type=str, required=True, help="output directory; run again to go on there"
-        )
+        super().add_default_arguments_to_parser(parser)
         parser.add_argument("--limit", type=int | None, help="only the first so many samples, for a preview")
         parser.add_argument(
             "--overwrite", type=bool, default=False, help="delete what is in --out, start anew"
@@ -137,39 +117,9 @@ class RestoreCLI(LightningCLI):
         for name in ("shape", "classes", "default_label"):
             parser.link_arguments(f"model.prior.{name}", f"data.{name}", apply_on="instantiate")
 
-    def _set_seed(self) -> None:
-        # an operator that draws at construction must draw the same in every task
-        torch.manual_seed(self.config.seed)
-
-    def instantiate_classes(self) -> None:
-        """Nothing yet: see `make`."""
-
-    def make(self) -> None:
-        """Make the objects. No work has begun, so whatever they raise is a matter of configuration."""
-        try:
-            super().instantiate_classes()
-        except ConfigError:
-            raise
-        except Exception as error:
-            raise ConfigError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
-
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         # one process is a world of its own: no rendezvous, whatever launched it
         return super().instantiate_trainer(plugins=[LightningEnvironment()], **kwargs)
-
-    def resolved(self) -> str:
-        """All options as YAML that --config reads again."""
-        return yaml.safe_dump(
-            _plain(yaml.safe_load(self.parser.dump(self.config, skip_none=False))), sort_keys=False
-        )
-
-
-def _plain(value: Any) -> Any:
-    """Without what YAML cannot hold, such as the lambdas among deepinv's defaults: with or without, they are that."""
-    if isinstance(value, dict):
-        kept = {key: _plain(item) for key, item in value.items()}
-        return {key: item for key, item in kept.items() if not str(item).startswith("Unable to serialize")}
-    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def restore(argv: list[str]) -> int:

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from lightning.pytorch import Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
 from reddiff_pl import stop
 from reddiff_pl.errors import ConfigError, Stopped
+from reddiff_pl.lazy_cli import LazyCLI
 from reddiff_pl.logs import log_to
 from reddiff_pl.shards.ledger import write_atomically
 from reddiff_pl.training.files import Training
@@ -37,59 +37,22 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 }
 
 
-class FitCLI(LightningCLI):
-    """Parses the options, and makes the objects when told to.
+class FitCLI(LazyCLI):
+    """The options of `fit`.
 
     Args:
         argv: the options.
     """
 
+    seed_help = "the training's seed"
+
     def __init__(self, argv: list[str]) -> None:
-        super().__init__(
-            PriorTraining,
-            PhotoCrops,
-            trainer_defaults=TRAINER_DEFAULTS,
-            seed_everything_default=False,
-            save_config_callback=None,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            parser_kwargs={
-                "prog": "reddiff fit",
-                "description": "Every option is also a key of --config.",
-            },
-            args=argv,
-            run=False,
-        )
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self.config = parser.parse_args(args)
-
-    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--seed", type=int, default=0, help="the training's seed")
-        parser.add_argument(
-            "--out", type=str, required=True, help="output directory; run again to go on there"
-        )
+        super().__init__("fit", argv, PriorTraining, PhotoCrops, TRAINER_DEFAULTS)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for name in ("seed", "out"):
             parser.link_arguments(name, f"model.{name}")
         parser.link_arguments("model.shape", "data.shape", apply_on="instantiate")
-
-    def _set_seed(self) -> None:
-        # the network's first weights, the same in every process
-        torch.manual_seed(self.config.seed)
-
-    def instantiate_classes(self) -> None:
-        """Nothing yet: see `make`."""
-
-    def make(self) -> None:
-        """Make the objects. No work has begun, so whatever they raise is a matter of configuration."""
-        try:
-            super().instantiate_classes()
-        except ConfigError:
-            raise
-        except Exception as error:
-            raise ConfigError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         plugins: list[Any] = []
@@ -108,10 +71,6 @@ class FitCLI(LightningCLI):
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
         return trainer
-
-    def resolved(self) -> str:
-        """All options as YAML that --config reads again."""
-        return yaml.safe_dump(yaml.safe_load(self.parser.dump(self.config)), sort_keys=False)
 
 
 def fit(argv: list[str]) -> int:
