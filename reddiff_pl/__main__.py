@@ -29,7 +29,8 @@ commands:
   report     one HTML file about a run: pictures, metrics, speed, failures
   sweep      restore under every combination of some options: a table and a picture
   submit     run `restore` on a SLURM cluster
-  prior      `prior import`: turn a checkpoint of the OpenAI ADM family into a folder that `restore` reads
+  prior      `prior import`: turn a checkpoint of the OpenAI ADM family into a folder that `restore` reads;
+             `prior average`: the mean of several trainings of one network
   fit        train a prior on photos; ends in a diffusers folder
   demo       restore twelve photos that ship with the package, and draw a picture of them
 

@@ -12,9 +12,12 @@ from typing import Any
 from reddiff_pl.errors import ConfigError
 
 USAGE = """usage: reddiff prior import FILE.pt --out FOLDER [options]
+       reddiff prior average FOLDER FOLDER ... --out FOLDER
 
-Turn a checkpoint of the OpenAI ADM family (256x256_diffusion_uncond.pt, ffhq_10m.pt, 256x256_classifier.pt, ...) into
-a folder with config.json, safetensors and scheduler_config.json. `reddiff prior import --help` lists the options.
+import: turn a checkpoint of the OpenAI ADM family (256x256_diffusion_uncond.pt, ffhq_10m.pt, 256x256_classifier.pt,
+...) into a folder with config.json, safetensors and scheduler_config.json.
+average: the mean of the weights of priors that were trained on from the same weights.
+`reddiff prior import --help` and `reddiff prior average --help` list the options.
 """
 
 # what the tensors do not tell: schedule, order of qkv. All other published files are linear and legacy.
@@ -33,6 +36,10 @@ _BETAS = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
 
 def prior(argv: list[str]) -> int:
     """The command `reddiff prior`."""
+    if argv[:1] == ["average"]:
+        from reddiff_pl.averaging import average
+
+        return average(argv[1:])
     if argv[:1] != ["import"]:
         print(USAGE, end="")
         return 0 if argv[:1] in (["-h"], ["--help"]) else 2

@@ -74,6 +74,7 @@ def write_prior(
         **schedule,
     }
     content = {"_class_name": "UNet2DModel"} | {k: v for k, v in config.items() if not k.startswith("_")}
+    content["dropout"] = 0.0  # of the training alone
     content["num_train_timesteps"] = schedule["num_train_timesteps"]
     for name, value in {"config.json": content, "scheduler_config.json": scheduler}.items():
         write_atomically(folder / name, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())

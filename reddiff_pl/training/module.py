@@ -152,6 +152,7 @@ class PriorTraining(LightningModule):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         self.batch_size = data.batch_size
         self.pyramid, self.heldout = data.pyramid.to(self.device), data.heldout.to(self.device)
+        self.augment = data.augmentation
         self.generator = torch.Generator(self.device)
         self.averages = Averages(self.network, self.ema_decays)
         self.loss_sum, self.loss_steps = torch.zeros((), device=self.device), 0
@@ -194,7 +195,7 @@ class PriorTraining(LightningModule):
         if self.dropout:
             torch.manual_seed(seed)
         with torch.no_grad():
-            x = self.pyramid.draw(B, self.shape[-1], self.generator)
+            x = self.augment(self.pyramid.draw(B, self.shape[-1], self.generator), self.generator)
             u = torch.rand(B, generator=self.generator, device=self.device)
             t = ((torch.arange(B, device=self.device) + u) * (T / B)).long().clamp_(max=T - 1)
             noise = (B, *self.shape[1:], self.shape[0])  # channels last in memory, as the crops are

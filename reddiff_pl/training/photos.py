@@ -20,6 +20,7 @@ from reddiff_pl.errors import ConfigError, SampleError
 from reddiff_pl.shards import decode
 from reddiff_pl.shards.plan import plan
 from reddiff_pl.shards.reader import Failure, RawSample, read_shard
+from reddiff_pl.training.augment import Augmentation
 from reddiff_pl.training.crops import Pyramid, reduced, scales
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,10 @@ class PhotoCrops(LightningDataModule):
         holdout_modulus: a sample is held out where that number modulo this is `holdout_remainder`; 0: none is.
         holdout_remainder: see there.
         max_heldout: held-out photos used at most, in the order of the shards.
+        color_jitter: largest change of a crop's exposure, contrast and saturation, each by a factor between
+            1 / (1 + this) and 1 + this; 0: none.
+        color_share: share of the crops whose colours are changed so; the others stay as they are.
+        turn_share: share of the crops that are turned upside down or on their side; 0: none.
         workers: decoding threads.
         shape: (C, H, W) of the network. Filled in from the model.
 
@@ -68,6 +73,9 @@ class PhotoCrops(LightningDataModule):
         holdout_modulus: int = 10,
         holdout_remainder: int = 0,
         max_heldout: int = 256,
+        color_jitter: float = 0.0,
+        color_share: float = 0.5,
+        turn_share: float = 0.0,
         workers: int = 4,
         shape: tuple[int, int, int] | None = None,
     ) -> None:
@@ -88,6 +96,12 @@ class PhotoCrops(LightningDataModule):
             raise ConfigError(
                 f"--data.holdout_remainder: must be in 0..{holdout_modulus - 1}, got {holdout_remainder}"
             )
+        for name, share in {"color_share": color_share, "turn_share": turn_share}.items():
+            if not 0 <= share <= 1:
+                raise ConfigError(f"--data.{name}: must be from 0 to 1, got {share}")
+        if color_jitter < 0:
+            raise ConfigError(f"--data.color_jitter: must be at least 0, got {color_jitter}")
+        self.augmentation = Augmentation(color_jitter, color_share, turn_share)
         self.batch_size, self.workers, self.max_heldout = batch_size, workers, max_heldout
         self.scales = scales(smallest, max_scale, levels)
         self.probabilities = [float(side) ** scale_power for side in self.scales]

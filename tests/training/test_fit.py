@@ -76,6 +76,7 @@ def test_a_finished_training_is_left_alone(trained, tasks):
 
 def test_stopped_and_resumed_it_ends_with_the_same_weights(tasks, tmp_path):
     options = [*FIT, "--model.decay=constant", "--model.network.init_args.dropout=0.1"]
+    options += ["--data.color_jitter=0.3", "--data.turn_share=0.25"]
     out, calm = tmp_path / "out", tmp_path / "calm"
     for number, code, steps in ((signal.SIGUSR2, 85, 0), (signal.SIGTERM, 143, 10)):
         pid = tasks.start("fit", *options, "--model.max_steps=1000000", "--out", out)
@@ -91,6 +92,20 @@ def test_stopped_and_resumed_it_ends_with_the_same_weights(tasks, tmp_path):
             assert mine[key] == other[key]
     weights = "prior/diffusion_pytorch_model.safetensors"
     assert (out / weights).read_bytes() == (calm / weights).read_bytes()
+
+
+def test_a_prior_is_trained_on_with_dropout(trained, tasks, tmp_path):
+    """From a prior's weights, with another dropout than it had; the prior that comes out has none."""
+    options = [*FIT, f"--model.init_from={trained / 'prior'}", "--model.network.init_args.dropout=0.5"]
+    out = tmp_path / "out"
+    assert tasks.run("fit", *options, "--model.max_steps=2", "--model.lr=0.0001", "--out", out) == 0
+    before, (begin, end) = records(trained)[-1], records(out)
+    for t, loss in begin["eps_mse"]["0.998"].items():
+        assert loss == pytest.approx(before["eps_mse"]["0.998"][t], rel=2e-3), "its own, in float16"
+    # dropout acts in the steps, not in the validations
+    assert end["train_loss"] > 1.1 * before["train_loss"]
+    assert end["eps_mse"]["0.998"]["100"] < 1.1 * begin["eps_mse"]["0.998"]["100"]
+    assert read_json(out / "prior" / "config.json")["dropout"] == 0
 
 
 def test_two_processes_average_their_gradients(tmp_path):
@@ -152,6 +167,8 @@ WRONG = {
     "--model.validate_t": ["--model.validate_t=[1000]"],
     "--data.min_scale": ["--data.min_scale=8"],
     "--data.max_scale": ["--data.max_scale=15"],
+    "--data.turn_share": ["--data.turn_share=1.5"],
+    "--data.color_jitter": ["--data.color_jitter=-1"],
     "--data.shards": ["--data.shards=nowhere.tar"],
     "--model.init_from": [f"--model.init_from={Path(__file__).parents[2] / 'reddiff_pl/assets/prior64'}"],
     "block_out_chanels": ["--model.network.init_args.block_out_chanels=[8]"],
