@@ -17,6 +17,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from reddiff_pl.copies import upload
 from reddiff_pl.errors import ConfigError, SampleError, Stopped
 from reddiff_pl.physics.degrade import Degradation
 from reddiff_pl.physics.noise import MeasurementNoise, NoNoise
@@ -26,7 +27,7 @@ from reddiff_pl.shards.lock import holder
 from reddiff_pl.shards.placement import place
 from reddiff_pl.shards.plan import Shard, assigned, plan
 from reddiff_pl.shards.reader import Failure, RawSample, read_shard
-from reddiff_pl.shards.samples import Sample, label_of, prepare
+from reddiff_pl.shards.samples import Sample, label_of, prepare, to_uint8
 from reddiff_pl.shards.writer import ShardWriter
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class Batch:
         params: operator parameters, {name: (B, ...)}.
         label: class labels, long (B,), where the prior takes them.
         noise_std: standard deviation of each measurement's noise, in y's units, (B,).
+        references: uint8 (B, C, H, W), black for rows without one; None where no sample has one.
         last: the shard ends here.
         complete: False when --limit cuts the shard short.
         fraction: share of the task's input that has been read.
@@ -62,6 +64,7 @@ class Batch:
     params: dict[str, Tensor] = field(default_factory=dict)
     label: Tensor | None = None
     noise_std: Tensor | None = None
+    references: Tensor | None = None
     last: bool = False
     complete: bool = True
     fraction: float = 0.0
@@ -74,13 +77,28 @@ class Batch:
         return [self.samples[i if i < len(self.samples) else 0].key for i in range(rows)]
 
     def to(self, device: torch.device, **kwargs: Any) -> Batch:
-        """The batch with its tensors on a device; called by Lightning."""
+        """The batch with its tensors on a device, on their way there; called by Lightning."""
+        return self._map(lambda tensor: upload(tensor, device))
+
+    def pinned(self) -> Batch:
+        """The batch in memory that a CUDA device copies from by itself."""
+        return self._map(Tensor.pin_memory)
+
+    def account(self) -> Batch:
+        """The batch without its tensors: what the writer needs to know."""
+        return dataclasses.replace(self, y=None, params={}, label=None, noise_std=None, references=None)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        def one(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else change(tensor)
+
         return dataclasses.replace(
             self,
-            y=None if self.y is None else self.y.to(device),
-            params={name: value.to(device) for name, value in self.params.items()},
-            label=None if self.label is None else self.label.to(device),
-            noise_std=None if self.noise_std is None else self.noise_std.to(device),
+            y=one(self.y),
+            params={name: change(value) for name, value in self.params.items()},
+            label=one(self.label),
+            noise_std=one(self.noise_std),
+            references=one(self.references),
         )
 
 
@@ -156,6 +174,7 @@ class ShardDataModule(LightningDataModule):
         self.shards = assigned(self.all_shards, self.rank, self.world)
         self.held: list[str] = []  # shards that other tasks were writing
         self.should_stop: Callable[[], bool] = lambda: False
+        self.pin = False  # whether batches go to a CUDA device
         self._check_operator()
 
     def _check_operator(self) -> None:
@@ -181,6 +200,7 @@ class ShardDataModule(LightningDataModule):
             )
 
     def predict_dataloader(self) -> DataLoader:
+        self.pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return DataLoader(_Batches(self), batch_size=None)
 
     def batches(self) -> Iterator[Batch]:
@@ -262,23 +282,25 @@ class ShardDataModule(LightningDataModule):
     def _shard_batches(
         self, shard: Shard, writer: ShardWriter | None, pool: ThreadPoolExecutor, limit: int | None
     ) -> Iterator[Batch]:
-        """Batches of one shard; decoding runs one batch ahead, in order."""
+        """Batches of one shard; decoding and stacking run one batch ahead, in order."""
         source = iter(read_shard(shard))
         has = writer.has if writer is not None else lambda entry: False
         kept = writer.kept if writer is not None else lambda entry: False
         raws = itertools.islice(source, limit)
-        ahead: deque[tuple[list[RawSample | Failure], list[Future[Entry]]]] = deque()
+        ahead: deque[tuple[list[RawSample | Failure], Future[Batch]]] = deque()
         while True:
             while len(ahead) < 2 and (group := list(itertools.islice(raws, self.batch_size))):
                 # a batch of which only a part was written is computed again whole
                 wanted = [] if all(map(has, group)) else group
-                ahead.append((group, [pool.submit(self._prepare, raw, kept(raw)) for raw in wanted]))
+                entries = [pool.submit(self._prepare, raw, kept(raw)) for raw in wanted]
+                # begun after its entries, it waits for those alone that other threads are at
+                ahead.append((group, pool.submit(self._collate, shard, writer, entries)))
             if not ahead:
                 break
             if self.should_stop():
                 raise Stopped
-            group, futures = ahead.popleft()
-            batch = collate(shard, writer, [future.result() for future in futures], self.batch_size)
+            group, future = ahead.popleft()
+            batch = future.result()
             position = max((raw.position for raw in group if isinstance(raw, RawSample)), default=0)
             batch.fraction = min(position / shard.size, 1.0) if shard.size else 0.0  # 0: not known
             batch.places = len(group)
@@ -297,6 +319,11 @@ class ShardDataModule(LightningDataModule):
             return sample
         except SampleError as error:
             return Failure(raw.index, raw.key, " ".join(str(error).split()))
+
+    def _collate(self, shard: Shard, writer: ShardWriter | None, entries: list[Future[Entry]]) -> Batch:
+        """Runs in a decoding thread."""
+        batch = collate(shard, writer, [entry.result() for entry in entries], self.batch_size)
+        return batch.pinned() if self.pin else batch
 
 
 class _Batches(IterableDataset):
@@ -332,6 +359,10 @@ def collate(shard: Shard, writer: ShardWriter | None, entries: list[Entry], batc
     labels = [sample.label for sample in rows if sample.label is not None]
     if len(labels) == len(rows):
         batch.label = torch.tensor(labels)
+    shown = next((sample.x for sample in samples if sample.x is not None), None)
+    if shown is not None:
+        black = torch.full_like(shown, -1)
+        batch.references = to_uint8(torch.stack([black if row.x is None else row.x for row in rows]))
     return batch
 
 

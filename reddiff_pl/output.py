@@ -11,11 +11,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 from tqdm import tqdm
 
 import reddiff_pl
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 
 ENOUGH_TO_JUDGE = 20
 DRAIN_SECONDS = 20
+ENCODERS = 2  # one encodes 70 to 120 images of 256x256 a second; Pillow works without Python's lock
 
 
 def versions() -> dict[str, str]:
@@ -104,7 +107,8 @@ def write_batch(batch: Batch, members: Callable[[Sample, int], Members], info: M
 class ShardOutput(Callback):
     """Writes restored batches in input order, and commits each shard after its last batch.
 
-    Encoding and writing run in one thread, so that the GPU does not wait for them; the queue holds two batches.
+    One thread waits for a batch to come from the device, and writes it; images are encoded in threads of their own.
+    The device does not wait for them: it has the next batch already. The queue holds two batches.
 
     Args:
         info: what each sidecar says beside its counts.
@@ -122,11 +126,13 @@ class ShardOutput(Callback):
         self._seen = self._failed = 0
         self._queue: queue.Queue[tuple[Batch, Restored | None] | None] = queue.Queue(maxsize=2)
         self._thread: threading.Thread | None = None
+        self._encoders: ThreadPoolExecutor | None = None
         self._error: BaseException | None = None
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._seed = pl_module.seed
         self.info = {**self.info, "device": device_name(trainer.strategy.root_device)}
+        self._encoders = ThreadPoolExecutor(ENCODERS, "encode")
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
@@ -142,7 +148,7 @@ class ShardOutput(Callback):
         self._raise()
         self._seen += len(batch.entries)
         self._failed += sum(isinstance(entry, Failure) for entry in batch.entries)
-        self._queue.put((batch, outputs))
+        self._queue.put((batch.account(), outputs))
         if self._seen >= ENOUGH_TO_JUDGE and self._failed > self.max_failed * self._seen:
             raise TooManyFailed(
                 f"{self._failed} of {self._seen} samples failed, more than --max-failed {self.max_failed}"
@@ -160,6 +166,8 @@ class ShardOutput(Callback):
         if self._thread is not None and self._thread.is_alive():
             self._queue.put(None)
             self._thread.join(DRAIN_SECONDS if stop.requested() else None)
+        if self._encoders is not None:
+            self._encoders.shutdown(wait=False, cancel_futures=True)
 
     def _raise(self) -> None:
         if self._error is not None:
@@ -175,20 +183,26 @@ class ShardOutput(Callback):
                 self._error = error
 
     def _write(self, batch: Batch, restored: Restored | None) -> None:
+        assert self._encoders is not None and batch.writer is not None
+        files: dict[int, list[tuple[str, Future[bytes]]]] = {}
+        for row, sample in enumerate(batch.samples):
+            if restored is not None and not batch.writer.has(sample):
+                files[row] = [
+                    (name, self._encoders.submit(_encode, name, content))
+                    for name, content in restored.files(row).items()
+                ]
+
         def members(sample: Sample, row: int) -> Members:
             assert restored is not None
-            files = [("png", decode.png(restored.images[row]))]
-            if restored.starts is not None:
-                files.append(("start.png", decode.png(restored.starts[row])))
-            if restored.stds is not None:
-                files.append(("std.npy", decode.npy(restored.stds[row])))
-            files += [(f"sample{i}.png", decode.png(x[row])) for i, x in enumerate(restored.samples)]
-            if restored.strips:
-                files.append(("steps.png", decode.png(restored.strips[row])))
-            return files, {**sample.meta, **restored.metrics[row], "seed": self._seed}
+            record = {**sample.meta, **restored.metrics(row), "seed": self._seed}
+            return [(name, content.result()) for name, content in files.pop(row)], record
 
         if write_batch(batch, members, self.info) and batch.complete and self.committed is not None:
             self.committed(batch.shard.name)
+
+
+def _encode(name: str, content: Tensor) -> bytes:
+    return decode.npy(content) if name.endswith(".npy") else decode.png(content)
 
 
 class Progress(Callback):

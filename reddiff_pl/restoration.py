@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from deepinv.physics import Physics
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from reddiff_pl.copies import Download, Pace
 from reddiff_pl.datamodule import Batch
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.metrics import misfit, psnr, ssim
@@ -24,25 +26,49 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Restored:
-    """What became of the samples of a batch, in their order, on the CPU.
+class Part:
+    """Rows of a batch restored, on their way to the CPU.
 
     Attributes:
-        images: uint8, (n, C, H, W).
-        metrics: a dict a sample: misfit, and psnr and ssim where there is a reference.
-        strips: the evolution of each, uint8 (C, 2H, kept * W), if asked for: x above, x0_hat below.
-        starts: A_dagger(y), uint8 (n, C, H, W), if asked for.
-        stds: standard deviation of each pixel over several restorations, on the [0, 1] scale, float16 (n, C, H, W);
-            None where there is one.
-        samples: the restorations, uint8 (n, C, H, W) each, if asked for.
+        files: {what a file is called after the key: a row of it an image}: `png`, uint8 (rows, C, H, W), and where
+            asked for `start.png`, A_dagger(y); `std.npy`, the standard deviation of each pixel over several
+            restorations on the [0, 1] scale, float16 (rows, C, H, W); `sample0.png`, ..., these restorations;
+            `steps.png`, the evolution, uint8 (rows, C, 2H, kept * W), x above, x0_hat below.
+        metrics: misfit, and psnr and ssim where there are references, (rows,).
     """
 
-    images: Tensor
-    metrics: list[dict[str, float | None]]
-    strips: list[Tensor]
-    starts: Tensor | None = None
-    stds: Tensor | None = None
-    samples: list[Tensor] = field(default_factory=list)
+    files: Download
+    metrics: Download
+
+
+@dataclass
+class Restored:
+    """What became of the samples of a batch, in their order.
+
+    Attributes:
+        parts: the batch in parts of equal size, but for the last.
+        rows: rows of a part.
+        referenced: which samples have a reference.
+    """
+
+    parts: list[Part]
+    rows: int
+    referenced: list[bool]
+
+    def files(self, i: int) -> dict[str, Tensor]:
+        """The files of sample i, once they have arrived on the CPU."""
+        part, row = divmod(i, self.rows)
+        return {name: rows[row] for name, rows in self.parts[part].files.wait().items()}
+
+    def metrics(self, i: int) -> dict[str, float | None]:
+        """The metrics of sample i, to 4 decimals; an infinite PSNR is None."""
+        part, row = divmod(i, self.rows)
+        values = {name: column[row].item() for name, column in self.parts[part].metrics.wait().items()}
+        return {
+            name: None if value == math.inf else round(value, 4)
+            for name, value in values.items()
+            if name == "misfit" or self.referenced[i]
+        }
 
 
 class Restoration(LightningModule):
@@ -90,6 +116,7 @@ class Restoration(LightningModule):
         self.keep_steps, self.keep_start = keep_steps, keep_start
         self.noise_device, self.seed = noise_device, seed
         self.should_stop: Callable[[], bool] = lambda: False
+        self._pace: Pace | None = None
         self._rows = 0  # images restored at a time, once memory has run out; 0: the whole batch
 
     def check(self, shape: tuple[int, int, int]) -> None:
@@ -131,7 +158,7 @@ class Restoration(LightningModule):
         rows = min(self._rows or batch_size, batch_size)
         while True:
             try:
-                parts = [self._restore(batch, start, start + rows) for start in range(0, batch_size, rows)]
+                parts = [self._restore(batch, start, start + rows) for start in range(0, n, rows)]
                 break
             except torch.OutOfMemoryError:
                 if rows == 1:
@@ -141,20 +168,16 @@ class Restoration(LightningModule):
         if rows < batch_size and not self._rows:
             self._rows = rows
             log.warning("out of memory: from here on %d images at a time, in batches of %d", rows, batch_size)
-        images = torch.cat([part.mean for part in parts])
-        strips = [strip for part in parts for strip in part.strips]
-        stds = torch.cat([part.std for part in parts])[:n].cpu() if self.num_samples > 1 else None
-        samples = [torch.cat(rows)[:n].cpu() for rows in zip(*(part.samples for part in parts), strict=True)]
-        bind(self.physics, batch.params)
-        starts = to_uint8(self.physics.A_dagger(batch.y))[:n].cpu() if self.keep_start else None
-        return Restored(images[:n].cpu(), self._metrics(images, batch), strips[:n], starts, stds, samples)
+        return Restored(parts, rows, [sample.x is not None for sample in batch.samples])
 
-    def _restore(self, batch: Batch, start: int, end: int) -> _Part:
-        """Rows of a batch restored."""
+    def _restore(self, batch: Batch, start: int, end: int) -> Part:
+        """Rows of a batch restored and judged. Nothing here waits for the device but `Pace`."""
         assert self.physics is not None and batch.y is not None and batch.noise_std is not None
         y, rows = batch.y[start:end], slice(start, end)
         bind(self.physics, {name: value[rows] for name, value in batch.params.items()})
         kept = _KeptSteps(self.keep_steps, self.prior.decode)
+        if self._pace is None:
+            self._pace = Pace(y.device)
 
         def restore(sample: int) -> Tensor:
             assert self.physics is not None and batch.noise_std is not None
@@ -167,40 +190,42 @@ class Restoration(LightningModule):
                 batch.label[rows] if batch.label is not None else None,
                 noise_std=batch.noise_std[rows],
                 callback=kept if self.keep_steps and sample == 0 else None,
-                should_stop=self.should_stop,
+                should_stop=self._asked_to_stop,
             )
             return self.prior.decode(x)
 
+        files = {}
         if self.num_samples == 1:
-            return _Part(to_uint8(restore(0)), kept.strips(len(y)))
-        mean, std, samples = spread(restore, self.num_samples)
-        pictures = [to_uint8(x) for x in samples] if self.keep_samples else []
-        return _Part(to_uint8(mean), kept.strips(len(y)), std.half(), pictures)
+            files["png"] = to_uint8(restore(0))
+        else:
+            mean, std, samples = spread(restore, self.num_samples)
+            files["png"] = to_uint8(mean)
+        if self.keep_start:
+            files["start.png"] = to_uint8(self.physics.A_dagger(y))
+        if self.num_samples > 1:
+            files["std.npy"] = std.half()
+            files |= {f"sample{i}.png": to_uint8(x) for i, x in enumerate(samples) if self.keep_samples}
+        if (strips := kept.strips()) is not None:
+            files["steps.png"] = strips
+        references = batch.references[rows] if batch.references is not None else None
+        return Part(Download(files), Download(self._metrics(files["png"], y, references)))
 
-    def _metrics(self, images: Tensor, batch: Batch) -> list[dict[str, float | None]]:
-        """To 4 decimals; an infinite PSNR is None."""
-        assert self.physics is not None and batch.y is not None
-        columns = {"misfit": misfit(images.to(batch.y.dtype) / 127.5 - 1, batch.y, self.physics).tolist()}
-        rows: list[dict[str, float | None]] = [
-            {name: round(values[i], 4) for name, values in columns.items()} for i in range(len(batch.samples))
-        ]
-        for image, row, sample in zip(images, rows, batch.samples, strict=False):
-            if sample.x is not None:
-                pair = image[None], to_uint8(sample.x)[None].to(image.device)
-                decibels = psnr(*pair).item()
-                row["psnr"] = None if decibels == float("inf") else round(decibels, 4)
-                row["ssim"] = round(ssim(*pair).item(), 4)
-        return rows
+    def _asked_to_stop(self) -> bool:
+        """Looked at before each step."""
+        assert self._pace is not None
+        self._pace.step()
+        return self.should_stop()
 
-
-@dataclass
-class _Part:
-    """Rows of a batch restored, on the device: see `Restored`."""
-
-    mean: Tensor
-    strips: list[Tensor]
-    std: Tensor = field(default_factory=lambda: torch.empty(0))
-    samples: list[Tensor] = field(default_factory=list)
+    def _metrics(self, images: Tensor, y: Tensor, references: Tensor | None) -> dict[str, Tensor]:
+        """Of the 8-bit images as they are written, (B,) each; `physics` has their parameters bound."""
+        assert self.physics is not None
+        metrics = {"misfit": misfit(images.to(y.dtype) / 127.5 - 1, y, self.physics)}
+        if references is not None:
+            # a few images at a time: their maps in float64 need more memory than many a network
+            pairs = list(zip(images.split(8), references.split(8), strict=True))
+            metrics["psnr"] = torch.cat([psnr(*pair) for pair in pairs])
+            metrics["ssim"] = torch.cat([ssim(*pair) for pair in pairs])
+        return metrics
 
 
 class _KeptSteps:
@@ -230,13 +255,12 @@ class _KeptSteps:
         """x above, x0_hat below, uint8 (B, C, 2H, W)."""
         return to_uint8(torch.cat([self.decode(x) for x in pair.chunk(2)], dim=-2))
 
-    def strips(self, n: int) -> list[Tensor]:
-        """The strips of the first n images, uint8 (C, 2H, count * W)."""
+    def strips(self) -> Tensor | None:
+        """The images' strips, uint8 (B, C, 2H, count * W); None where nothing was kept."""
         if not self.frames:
-            return []
+            return None
         last = self.last if self.last.dtype == torch.uint8 else self._frame(self.last)
         frames = self.frames if self.frames[-1] is last else [*self.frames, last]
         count = min(self.count, len(frames))
         places = [round((i + 1) * len(frames) / count) - 1 for i in range(count)]
-        strip = torch.cat([frames[place] for place in places], dim=-1)
-        return list(strip[:n].cpu())
+        return torch.cat([frames[place] for place in places], dim=-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 
@@ -11,6 +12,8 @@ import pytest
 import torch
 from helpers import CONFIGS, VAL_SHARD, read_tar, restored_keys
 from PIL import Image
+
+from reddiff_pl.copies import Pace
 
 pytestmark = [
     pytest.mark.gpu,
@@ -83,3 +86,34 @@ def test_memory_runs_out(tmp_path):
     assert done.returncode == 0, done.stderr
     assert (done.stdout + done.stderr).count("out of memory") == 1
     assert len(restored_keys(tmp_path / "out" / "shards" / "val-000000.tar")) == 49
+
+
+def test_copies_beside_the_computation_change_nothing(tmp_path):
+    """Many short batches, in a hurry and with the host waiting for every kernel: the same bytes."""
+    command = [sys.executable, "-m", "reddiff_pl", "restore", "--config", CONFIGS / "demo.yaml"]
+    command += ["--data.shards", VAL_SHARD, "--data.batch_size=4", "--trainer.accelerator=gpu"]
+    command += ["--model.sampler.init_args.steps=2", "--model.keep_steps=2", "--model.num_samples=2"]
+    for name, blocking in (("hurried", "0"), ("waiting", "1")):
+        done = subprocess.run(
+            [*map(str, command), "--out", str(tmp_path / name)],
+            env={**os.environ, "CUDA_LAUNCH_BLOCKING": blocking},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    one, other = (read_tar(tmp_path / name / "shards" / "val-000000.tar") for name in ("hurried", "waiting"))
+    assert len(restored_keys(tmp_path / "hurried" / "shards" / "val-000000.tar")) == 49
+    assert one == other
+
+
+def test_the_host_stays_a_few_steps_ahead():
+    pace = Pace(torch.device("cuda"), ahead=2)
+    done = []
+    for _ in range(6):
+        torch.cuda._sleep(100_000_000)  # some hundredths of a second
+        done.append(torch.cuda.Event())
+        done[-1].record()
+        pace.step()
+        assert len(done) < 3 or done[-3].query(), "a step that should be over is not"
+    assert not done[-1].query(), "nothing was left for the device to do"
