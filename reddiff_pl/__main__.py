@@ -32,6 +32,7 @@ commands:
   prior      `prior import`: turn a checkpoint of the OpenAI ADM family into a folder that `restore` reads;
              `prior average`: the mean of several trainings of one network
   fit        train a prior on photos; ends in a diffusers folder
+  bench      the speed of this machine: network, whole restorations, disk to disk, a plain loop beside them
   demo       restore twelve photos that ship with the package, and draw a picture of them
 
 `reddiff COMMAND --help` lists a command's options (for restore and degrade it takes some seconds: they come from
@@ -86,6 +87,10 @@ def _run(command: str, options: list[str]) -> int:
             from reddiff_pl.submit import submit
 
             return submit(options)
+        if command == "bench":
+            from reddiff_pl.bench.command import bench
+
+            return bench(options)
         if command == "prior":
             from reddiff_pl.importing import prior
 
