@@ -96,11 +96,14 @@ def _run(command: str, options: list[str]) -> int:
 
             return prior(options)
         if command in ("restore", "degrade", "demo", "fit"):
+            from reddiff_pl.cores import share
             from reddiff_pl.launch import devices, launch, option
 
             gpus: Any = devices(option(options, "trainer.devices")) if command == "restore" else None
             if gpus is not None and "--help" not in options:
                 return launch(command, options, gpus)
+            if command != "fit":  # whose processes Lightning starts, and gives their shares
+                os.environ.update(share(1))
             from reddiff_pl import cli  # imports lightning and torch
 
             return cli.run(command, options)

@@ -110,7 +110,7 @@ class ShardDataModule(LightningDataModule):
         images: a folder of clean images instead, degraded on the fly.
         batch_size: images restored together. A batch always has this size; the last one is padded.
         size: side of the square that clean images are reduced to, in pixels. Default: the prior's.
-        workers: decoding threads.
+        workers: decoding threads, one core each.
         sigma_y: noise level, on the [0, 1] scale, that is assumed where KEY.json of a measurement has no `sigma_y`;
             "estimate" finds it from each measurement. Default: that of the model's noise.
         out: output directory; finished shards there are skipped. Filled in from --out.
@@ -222,7 +222,8 @@ class ShardDataModule(LightningDataModule):
         if left is not None and self.run is not None:
             done = total(self.run, {shard.name for shard in self.shards} - {shard.name for shard in own})
             left = max(left - done.restored - done.failed, 0)
-        with ThreadPoolExecutor(self.workers, "decode") as pool:
+        torch.get_num_threads()  # settles this thread's own number before the others' below
+        with ThreadPoolExecutor(self.workers, "decode", torch.set_num_threads, (1,)) as pool:
             for number, shard in enumerate(itertools.chain(own, self._others())):
                 writer = None
                 if left is not None and (left == 0 or self._has(shard, left)):

@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from reddiff_pl import stop
+from reddiff_pl.cores import share
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.shards.placement import place
 
@@ -101,11 +102,14 @@ def _visible_gpus() -> list[str]:
 def launch(command: str, argv: list[str], gpus: Sequence[str]) -> int:
     """Run a command in one process a device; returns their joint exit code.
 
+    Each gets its share of the CPU cores, unless OMP_NUM_THREADS is set.
     Signals are passed on. A process that dies leaves the others working, and one more finishes what it left.
     """
     rank, world = place(option(argv, "rank"), option(argv, "world"))
+    threads = share(len(gpus))
     children = [
-        _start(command, argv, gpu, rank * len(gpus) + i, world * len(gpus)) for i, gpu in enumerate(gpus)
+        _start(command, argv, gpu, rank * len(gpus) + i, world * len(gpus), threads)
+        for i, gpu in enumerate(gpus)
     ]
 
     def forward(number: int, frame: FrameType | None) -> None:
@@ -125,16 +129,18 @@ def launch(command: str, argv: list[str], gpus: Sequence[str]) -> int:
             f"reddiff {command}: {len(dead)} of {len(codes)} processes died; one more finishes their shards",
             file=sys.stderr,
         )
-        last = _start(command, argv, gpus[first], rank * len(gpus) + first, world * len(gpus))
+        last = _start(command, argv, gpus[first], rank * len(gpus) + first, world * len(gpus), threads)
         children.append(last)
         code = last.wait()
         codes = [code if i in dead else c for i, c in enumerate(codes)]
     return joint(codes)
 
 
-def _start(command: str, argv: list[str], gpu: str, rank: int, world: int) -> subprocess.Popen[bytes]:
+def _start(
+    command: str, argv: list[str], gpu: str, rank: int, world: int, threads: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
     options = ["--trainer.devices=1", f"--rank={rank}", f"--world={world}"]
-    env = {**os.environ, **({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})}
+    env = {**os.environ, **threads, **({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})}
     # in a session of its own: Ctrl-C reaches the parent alone, which passes it on once
     return subprocess.Popen(
         [sys.executable, "-m", "reddiff_pl", command, *argv, *options], env=env, start_new_session=True
