@@ -11,6 +11,8 @@ References:
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +24,8 @@ from reddiff_pl.errors import ConfigError
 from reddiff_pl.priors.base import Prior, labels_of, per_image
 from reddiff_pl.priors.loading import find_folder, full_precision, load_network, part, scheduler_config
 from reddiff_pl.priors.schedule import abar_from
+
+log = logging.getLogger(__name__)
 
 BUNDLED = Path(__file__).parent.parent / "assets" / "prior64"
 
@@ -37,8 +41,12 @@ class UNet(Prior):
             with these in unet/; with `hub: true` also a model id on the Hugging Face hub. Default: the prior that
             ships with this package, 64x64 RGB photographs.
         hub: download `path` from the hub when it is not a local folder. Nothing is downloaded otherwise.
-        precision: "32" computes in float32, with TF32 off; "bf16" and "16" run the network under autocast.
-            Everything else of a restoration stays in float32.
+        precision: "32" computes in float32, with TF32 off; "bf16" and "16" the network in these, everything else of a
+            restoration in float32. "auto" is bf16 on CUDA devices that have it, and 32 elsewhere.
+        fused: on CUDA, in bf16 and 16, evaluate the network by the kernels of `priors/fused`; false, or for networks
+            that these do not know, by diffusers' own forward pass under autocast.
+        graph: on CUDA, replay the evaluation as a CUDA graph, captured once for each shape of a batch.
+        compile: torch.compile diffusers' own forward pass, for minutes; for networks that cannot be fused.
         label: class of the samples that have no `label` in their KEY.json, for class-conditional networks. Without,
             such samples fail.
         fully_convolutional: apply the network to images of any size at once, padded by reflection to what its levels
@@ -59,7 +67,10 @@ class UNet(Prior):
         self,
         path: str | None = None,
         hub: bool = False,
-        precision: Literal["32", "bf16", "16"] = "32",
+        precision: Literal["auto", "32", "bf16", "16"] = "auto",
+        fused: bool = True,
+        graph: bool = True,
+        compile: bool = False,
         label: int | None = None,
         fully_convolutional: bool = False,
         beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"] | None = None,
@@ -68,8 +79,10 @@ class UNet(Prior):
         prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None,
     ) -> None:
         super().__init__()
-        if precision not in ("32", "bf16", "16"):
-            raise ConfigError(f"model.prior.init_args.precision: must be 32, bf16 or 16, got {precision}")
+        if precision not in ("auto", "32", "bf16", "16"):
+            raise ConfigError(
+                f"model.prior.init_args.precision: must be auto, 32, bf16 or 16, got {precision}"
+            )
         folder = part(find_folder(path or str(BUNDLED), hub), ("unet",))
         self.network = load_network(folder, ("UNet2DModel",), _OPTION)
         config: Any = self.network.config
@@ -101,8 +114,9 @@ class UNet(Prior):
                 f"model.prior.init_args.prediction_type: must be one of {', '.join(_PREDICTIONS)}, got "
                 f"{self.prediction_type}"
             )
-        if precision == "32":
-            full_precision()
+        self.fused, self.graph, self.compiled = fused, graph, compile
+        self._forward: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = None
+        full_precision()
 
     def settings(self) -> str:
         network: Any = self.network
@@ -115,10 +129,12 @@ class UNet(Prior):
         x_t = x_t.float()
         height, width = x_t.shape[-2:]
         x = self._padded(x_t) if tuple(x_t.shape[1:]) != self.shape else x_t
-        dtype = {"bf16": torch.bfloat16, "16": torch.float16}.get(self.precision)
-        with torch.autocast(x.device.type, dtype=dtype, enabled=dtype is not None):
-            # t stays an integer: bf16 would turn 937 into 936
-            output = self.network(x, t, class_labels=labels, return_dict=False)[0]
+        if x.is_cuda and not torch.is_grad_enabled():
+            if self._forward is None:
+                self._forward = self._fast_forward()
+            output = self._forward(x, t, labels)
+        else:
+            output = self._network(x, t, labels)
         # a learned variance comes in further channels
         output = output[:, : self.shape[0], :height, :width].float()
         if self.prediction_type == "epsilon":
@@ -128,6 +144,39 @@ class UNet(Prior):
         if self.prediction_type == "v_prediction":
             return alpha * output + sigma * x_t
         return (x_t - alpha * output) / sigma
+
+    def _dtype(self, device: torch.device) -> torch.dtype:
+        """What the network computes in."""
+        if self.precision == "auto":
+            has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+            return torch.bfloat16 if has_bf16 else torch.float32
+        return {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}[self.precision]
+
+    def _network(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+        """diffusers' own forward pass."""
+        dtype = self._dtype(x.device)
+        # a graph must not keep the cache's copies of the weights
+        with torch.autocast(x.device.type, dtype, dtype != torch.float32, cache_enabled=not x.is_cuda):
+            # t stays an integer: bf16 would turn 937 into 936
+            return self.network(x, t, class_labels=labels, return_dict=False)[0]
+
+    def _fast_forward(self) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+        """The network's evaluation without gradients, on the CUDA device where it is by now."""
+        from reddiff_pl.priors.fused.graphs import Graphs
+
+        forward: Callable[..., Tensor] = self._network
+        dtype = self._dtype(self.abar.device)
+        if self.compiled:
+            self.network.to(memory_format=torch.channels_last)
+            forward = torch.compile(forward, dynamic=False)
+        elif self.fused and dtype != torch.float32:
+            from reddiff_pl.priors.fused.unet import FusedUNet, obstacle
+
+            if (reason := obstacle(self.network)) is None:
+                forward = FusedUNet(self.network, dtype, self.shape[0])
+            else:
+                log.info("the network is not fused: %s; compile: true may make it faster", reason)
+        return Graphs(forward) if self.graph else forward
 
     def _padded(self, x: Tensor) -> Tensor:
         """Images of another size, padded at the bottom and the right."""

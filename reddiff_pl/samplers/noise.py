@@ -25,7 +25,7 @@ class SeededNoise:
     """Draws seeded by (seed, key, sample, name, step, k), one stream an image.
 
     Bit for bit the same on one device type, whatever the batch. With `noise_device="cpu"` it is the same
-    on every device, at the price of a copy.
+    on every device, at the price of a copy. On CUDA a batch is drawn in one launch (`noise_kernel.py`).
 
     Args:
         seed: the run's seed.
@@ -45,13 +45,23 @@ class SeededNoise:
     ) -> None:
         self.seed, self.keys, self.sample = seed, list(keys), sample
         self.device = torch.device(device)
-        self._generator = torch.Generator(noise_device or device)
+        self.noise_device = torch.device(noise_device or device)
+        if self.noise_device.type == "cuda":
+            seeds = [stream_seed(seed, key, "", sample=sample) for key in keys]
+            self._seeds = torch.tensor(seeds, device=self.noise_device)
+        else:
+            self._generator = torch.Generator(self.noise_device)
 
     def normal(
         self, name: str, shape: Sequence[int], dtype: torch.dtype, step: int = 0, k: int = 0
     ) -> Tensor:
         # always drawn in float32, so that a float64 run sees the same noise
-        draws = torch.empty((len(self.keys), *shape), device=self._generator.device)
+        if self.noise_device.type == "cuda":
+            from reddiff_pl.samplers import noise_kernel  # imports Triton
+
+            draw = stream_seed(self.seed, "", name, step, k)
+            return noise_kernel.normal(self._seeds, draw, shape).to(self.device, dtype)
+        draws = torch.empty((len(self.keys), *shape), device=self.noise_device)
         for row, key in zip(draws, self.keys, strict=True):
             self._generator.manual_seed(stream_seed(self.seed, key, name, step, k, self.sample))
             row.normal_(generator=self._generator)

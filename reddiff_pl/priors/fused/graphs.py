@@ -1,0 +1,70 @@
+"""Functions of tensors replayed as CUDA graphs: hundreds of small launches as one."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class _Graph:
+    inputs: list[Tensor | None]
+    output: Tensor
+    graph: torch.cuda.CUDAGraph
+
+
+class Graphs:
+    """Replays a function, captured once for each set of shapes.
+
+    The function must do the same work whatever its inputs hold, and wait for nothing. Its weights must stay where
+    they are.
+
+    Args:
+        function: of tensors, some of which may be None; returns a tensor.
+        keep: graphs kept, each with memory of its own; the one used longest ago goes first.
+    """
+
+    def __init__(self, function: Callable[..., Tensor], keep: int = 2) -> None:
+        self.function, self.keep = function, keep
+        self.graphs: OrderedDict[tuple, _Graph] = OrderedDict()
+
+    def __call__(self, *inputs: Tensor | None) -> Tensor:
+        """The function's output, a new tensor.
+
+        Raises:
+            torch.OutOfMemoryError: there is no memory for it; all graphs are given up.
+        """
+        key = tuple(None if x is None else (x.shape, x.dtype, x.device) for x in inputs)
+        if key in self.graphs:
+            self.graphs.move_to_end(key)
+        else:
+            while len(self.graphs) >= self.keep:
+                self.graphs.popitem(last=False)
+            try:
+                self.graphs[key] = self._captured(inputs)
+            except torch.OutOfMemoryError:
+                self.graphs.clear()
+                raise
+        captured = self.graphs[key]
+        for mine, given in zip(captured.inputs, inputs, strict=True):
+            if mine is not None and given is not None:
+                mine.copy_(given)
+        captured.graph.replay()
+        return captured.output.clone()
+
+    def _captured(self, given: tuple[Tensor | None, ...]) -> _Graph:
+        inputs = [None if x is None else x.clone() for x in given]
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            self.function(*inputs)  # compiles kernels, makes libraries' workspaces: neither can be captured
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        # other threads may go on copying meanwhile
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            output = self.function(*inputs)
+        return _Graph(inputs, output, graph)

@@ -1,0 +1,264 @@
+"""What a UNet does between its convolutions, in as few passes over memory as it takes.
+
+A network of 256x256 images moves gigabytes from one convolution to the next; normalising, activating and adding them
+takes as long as the convolutions themselves when each is a pass of its own. Here a feature map carries the sums of
+each channel from the moment it is written, so that GroupNorm needs no pass to find its mean and variance:
+
+    add        out = (h + bias + residual) / s, and the sums of out
+    affine     sums, gamma, beta, timestep's scale and shift -> a, b with  norm(x) = a x + b  for each image and channel
+    activate   out = silu(a x + b), reduced or enlarged twofold on the way
+    product    out = h + bias + [x1, x2] W^T, and the sums of out: a 1x1 convolution of a concatenation never made
+    patches, gather   around a product: 3x3 convolutions of very few channels, which cuDNN does at a tenth of its speed
+
+Feature maps are (B, H, W, C) and contiguous, in bfloat16 or float16; sums, a and b are float32. Sums are added in an
+order that depends on H, W and C alone, so an image's numbers do not depend on its batch.
+
+Imports Triton, so only where there is a CUDA device.
+
+References:
+    Group Normalization | https://arxiv.org/abs/1803.08494
+    Triton: an intermediate language and compiler for tiled neural network computations
+    | https://doi.org/10.1145/3315508.3329973
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def add_kernel(
+    h, bias, residual, out, sums, HW, W, C, PX, scale,
+    BIAS: tl.constexpr, RESIDUAL: tl.constexpr, STORE: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
+    STAGES: tl.constexpr,
+):  # fmt: skip
+    """One part of PX pixels and BC channels of an image. RESIDUAL: 0 none, 1 as it is, 2 of half the size."""
+    part, n = tl.program_id(0), tl.program_id(2).to(tl.int64)
+    cols = tl.program_id(1) * BC + tl.arange(0, BC)
+    in_cols = (cols < C)[None, :]
+    total = tl.zeros((BP, BC), tl.float32)
+    squares = tl.zeros((BP, BC), tl.float32)
+    for first in tl.range(0, PX, BP, num_stages=STAGES):
+        rows = part * PX + first + tl.arange(0, BP)
+        inside = (rows < HW)[:, None] & in_cols
+        at = n * HW * C + rows[:, None] * C + cols[None, :]
+        v = tl.load(h + at, mask=inside, other=0.0).to(tl.float32)
+        if BIAS:
+            v += tl.load(bias + cols, mask=cols < C, other=0.0).to(tl.float32)[None, :]
+        if RESIDUAL == 1:
+            v += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
+        if RESIDUAL == 2:
+            source = (rows // W // 2) * (W // 2) + (rows % W) // 2
+            at_half = n * (HW // 4) * C + source[:, None] * C + cols[None, :]
+            v += tl.load(residual + at_half, mask=inside, other=0.0).to(tl.float32)
+        if STORE:
+            rounded = (v * scale).to(out.dtype.element_ty)
+            tl.store(out + at, rounded, mask=inside)
+            v = rounded.to(tl.float32)
+        v = tl.where(inside, v, 0.0)
+        total += v
+        squares += v * v
+    to = sums + (n * tl.num_programs(0) + part) * 2 * C + cols
+    tl.store(to, tl.sum(total, 0), mask=cols < C)
+    tl.store(to + C, tl.sum(squares, 0), mask=cols < C)
+
+
+@triton.jit
+def _channel_sums(sums, n, parts, C, channel, inside, BS: tl.constexpr, BG: tl.constexpr):
+    """Sum and sum of squares of channels, over the parts of an image."""
+    total = tl.zeros((BG,), tl.float32)
+    squares = tl.zeros((BG,), tl.float32)
+    for first in range(0, parts, BS):
+        part = first + tl.arange(0, BS)
+        at = (n * parts + part)[:, None] * 2 * C + channel[None, :]
+        here = (part < parts)[:, None] & inside[None, :]
+        total += tl.sum(tl.load(sums + at, mask=here, other=0.0), 0)
+        squares += tl.sum(tl.load(sums + at + C, mask=here, other=0.0), 0)
+    return total, squares
+
+
+@triton.jit
+def affine_kernel(
+    sums1, parts1, C1, sums2, parts2, C2, bias, shift_bias, gamma, beta, modulation, row, a, b, HW, CG, eps,
+    BIAS: tl.constexpr, SHIFT: tl.constexpr, MODULATE: tl.constexpr, SECOND: tl.constexpr,
+    BS: tl.constexpr, BG: tl.constexpr,
+):  # fmt: skip
+    """One group of one image; its channels are those of one map, or of two behind each other."""
+    n, g = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    C = C1 + C2
+    lane = tl.arange(0, BG)
+    c = g * CG + lane
+    inside = lane < CG
+    total, squares = _channel_sums(sums1, n, parts1, C1, c, inside & (c < C1), BS, BG)
+    if SECOND:
+        total2, squares2 = _channel_sums(sums2, n, parts2, C2, c - C1, inside & (c >= C1), BS, BG)
+        total += total2
+        squares += squares2
+    # what was left out of the map when its sums were taken: h = x + d
+    d = tl.zeros((BG,), tl.float32)
+    if BIAS:
+        d += tl.load(bias + c, mask=inside, other=0.0).to(tl.float32)
+    if SHIFT:
+        d += tl.load(shift_bias + n * row + c, mask=inside, other=0.0).to(tl.float32)
+    squares += 2 * d * total + HW * d * d
+    total += HW * d
+    mean = tl.sum(tl.where(inside, total, 0.0), 0) / (HW * CG)
+    variance = tl.sum(tl.where(inside, squares, 0.0), 0) / (HW * CG) - mean * mean
+    scale = tl.load(gamma + c, mask=inside, other=0.0).to(tl.float32) / tl.sqrt(
+        tl.maximum(variance, 0.0) + eps
+    )
+    offset = tl.load(beta + c, mask=inside, other=0.0).to(tl.float32) + (d - mean) * scale
+    if MODULATE:
+        by = 1 + tl.load(modulation + n * row + c, mask=inside, other=0.0).to(tl.float32)
+        scale *= by
+        offset = offset * by + tl.load(modulation + n * row + C + c, mask=inside, other=0.0).to(tl.float32)
+    tl.store(a + n * C + c, scale, mask=inside)
+    tl.store(b + n * C + c, offset, mask=inside)
+
+
+@triton.jit
+def _activated(v, scale, offset, NORM: tl.constexpr, SILU: tl.constexpr):
+    if NORM:
+        v = v * scale + offset
+    if SILU:
+        v = v * tl.sigmoid(v)
+    return v
+
+
+@triton.jit
+def activate_kernel(
+    x, a, b, out, reduced, HW, W, C, out_C, row,
+    NORM: tl.constexpr, SILU: tl.constexpr, RESIZE: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    """BP pixels and BC channels of an image. RESIZE: 0 none, 1 halved (`reduced`: x itself halved), 2 doubled.
+
+    HW and W are those of x; for RESIZE 1 the pixels of a program are the output's, else x's. Rows of `out` hold out_C
+    channels, of which C are written; rows of a and b hold `row`.
+    """
+    n = tl.program_id(2).to(tl.int64)
+    cols = tl.program_id(1) * BC + tl.arange(0, BC)
+    rows = tl.program_id(0) * BP + tl.arange(0, BP)
+    in_cols = cols < C
+    scale = tl.zeros((1, BC), tl.float32)
+    offset = tl.zeros((1, BC), tl.float32)
+    if NORM:
+        scale = tl.load(a + n * row + cols, mask=in_cols, other=0.0)[None, :]
+        offset = tl.load(b + n * row + cols, mask=in_cols, other=0.0)[None, :]
+    dtype = out.dtype.element_ty
+    if RESIZE == 1:
+        inside = (rows < HW // 4)[:, None] & in_cols[None, :]
+        corner = (rows // (W // 2)) * 2 * W + (rows % (W // 2)) * 2
+        mean = tl.zeros((BP, BC), tl.float32)
+        plain = tl.zeros((BP, BC), tl.float32)
+        for i in tl.static_range(4):
+            source = corner + (i // 2) * W + i % 2
+            at = n * HW * C + source[:, None] * C + cols[None, :]
+            v = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+            plain += v
+            mean += _activated(v, scale, offset, NORM, SILU)
+        base = n * (HW // 4)
+        tl.store(out + (base + rows)[:, None] * out_C + cols[None, :], (mean / 4).to(dtype), mask=inside)
+        tl.store(reduced + (base + rows)[:, None] * C + cols[None, :], (plain / 4).to(dtype), mask=inside)
+    else:
+        inside = (rows < HW)[:, None] & in_cols[None, :]
+        at = n * HW * C + rows[:, None] * C + cols[None, :]
+        v = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+        v = _activated(v, scale, offset, NORM, SILU).to(dtype)
+        if RESIZE == 0:
+            tl.store(out + (n * HW + rows)[:, None] * out_C + cols[None, :], v, mask=inside)
+        else:
+            corner = (rows // W) * 4 * W + (rows % W) * 2
+            for i in tl.static_range(4):
+                to = n * HW * 4 + corner + (i // 2) * 2 * W + i % 2
+                tl.store(out + to[:, None] * out_C + cols[None, :], v, mask=inside)
+
+
+@triton.jit
+def _product(x, rows, in_rows, C, a, b, weight, cols, in_cols, K, acc, NORM: tl.constexpr, BK: tl.constexpr):
+    """acc + x[rows] W[cols]^T over the C channels of x; rows of W hold K."""
+    for first in range(0, C, BK):
+        k = first + tl.arange(0, BK)
+        left = tl.load(
+            x + rows[:, None] * C + k[None, :], mask=in_rows[:, None] & (k < C)[None, :], other=0.0
+        )
+        if NORM:
+            scale = tl.load(a + k, mask=k < C, other=0.0)[None, :]
+            offset = tl.load(b + k, mask=k < C, other=0.0)[None, :]
+            left = _activated(left.to(tl.float32), scale, offset, True, True).to(x.dtype.element_ty)
+        right = tl.load(
+            weight + cols[None, :] * K + k[:, None], mask=in_cols[None, :] & (k < C)[:, None], other=0.0
+        )
+        acc = tl.dot(left, right, acc)
+    return acc
+
+
+@triton.jit
+def product_kernel(
+    x1, C1, x2, C2, a, b, weight, h, bias, out, sums, HW, C, scale,
+    NORM: tl.constexpr, SECOND: tl.constexpr, ADD: tl.constexpr, BIAS: tl.constexpr, SUMS: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """BM pixels and BN output channels of an image."""
+    n = tl.program_id(1).to(tl.int64)
+    blocks = tl.cdiv(C, BN)
+    part = tl.program_id(0) // blocks
+    pixels = part * BM + tl.arange(0, BM)
+    in_rows = pixels < HW
+    rows = n * HW + pixels
+    cols = tl.program_id(0) % blocks * BN + tl.arange(0, BN)
+    in_cols = cols < C
+    inside = in_rows[:, None] & in_cols[None, :]
+    at = rows[:, None] * C + cols[None, :]
+    acc = tl.zeros((BM, BN), tl.float32)
+    if ADD:
+        acc += tl.load(h + at, mask=inside, other=0.0).to(tl.float32)
+    if BIAS:
+        acc += tl.load(bias + cols, mask=in_cols, other=0.0).to(tl.float32)[None, :]
+    own_a, own_b = a + n * C1, b + n * C1
+    acc = _product(x1, rows, in_rows, C1, own_a, own_b, weight, cols, in_cols, C1 + C2, acc, NORM, BK)
+    if SECOND:
+        acc = _product(x2, rows, in_rows, C2, a, b, weight + C1, cols, in_cols, C1 + C2, acc, False, BK)
+    rounded = (acc * scale).to(out.dtype.element_ty)
+    tl.store(out + at, rounded, mask=inside)
+    if SUMS:
+        v = tl.where(inside, rounded.to(tl.float32), 0.0)
+        to = sums + (n * tl.cdiv(HW, BM) + part) * 2 * C + cols
+        tl.store(to, tl.sum(v, 0), mask=in_cols)
+        tl.store(to + C, tl.sum(v * v, 0), mask=in_cols)
+
+
+@triton.jit
+def patches_kernel(x, out, H, W, C, K: tl.constexpr, BP: tl.constexpr):
+    """The 3x3 neighbourhoods of BP pixels: (B, C, H, W) -> (B, H, W, K), of which 9 C are used, zero beyond borders."""
+    n = tl.program_id(1).to(tl.int64)
+    pixels = tl.program_id(0) * BP + tl.arange(0, BP)
+    k = tl.arange(0, K)
+    tap, c = k // C, k % C
+    row = (pixels // W)[:, None] + (tap // 3 - 1)[None, :]
+    column = (pixels % W)[:, None] + (tap % 3 - 1)[None, :]
+    there = (pixels < H * W)[:, None] & (tap < 9)[None, :]
+    seen = there & (row >= 0) & (row < H) & (column >= 0) & (column < W)
+    v = tl.load(x + (n * C + c[None, :]) * H * W + row * W + column, mask=seen, other=0.0)
+    tl.store(
+        out + (n * H * W + pixels)[:, None] * K + k[None, :],
+        v.to(out.dtype.element_ty),
+        mask=pixels[:, None] < H * W,
+    )
+
+
+@triton.jit
+def gather_kernel(y, bias, out, H, W, C, K, BP: tl.constexpr, BC: tl.constexpr):
+    """Sums of what 3x3 neighbours hold for BP pixels: (B, H, W, K), of which 9 C are used -> (B, C, H, W)."""
+    n = tl.program_id(1).to(tl.int64)
+    pixels = tl.program_id(0) * BP + tl.arange(0, BP)
+    c = tl.arange(0, BC)
+    inside = (c < C)[:, None] & (pixels < H * W)[None, :]
+    total = tl.zeros((BC, BP), tl.float32)
+    total += tl.load(bias + c, mask=c < C, other=0.0).to(tl.float32)[:, None]
+    for tap in tl.static_range(9):
+        row, column = pixels // W + tap // 3 - 1, pixels % W + tap % 3 - 1
+        seen = inside & ((row >= 0) & (row < H) & (column >= 0) & (column < W))[None, :]
+        at = (n * H * W + row * W + column)[None, :] * K + (tap * C + c)[:, None]
+        total += tl.load(y + at, mask=seen, other=0.0)
+    tl.store(out + (n * C + c[:, None]) * H * W + pixels[None, :], total, mask=inside)

@@ -1,0 +1,212 @@
+"""The forward pass of a `diffusers.UNet2DModel`, over its own weights, through the kernels of this folder.
+
+Differences to diffusers' own: feature maps are channels last in bfloat16 or float16 throughout; biases, residuals and
+the statistics of the next normalisation are one pass; concatenations of skip connections are never made; the
+projections of t of all residual blocks are one product; a learned variance is not computed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reddiff_pl.priors.fused import ops
+from reddiff_pl.priors.fused.ops import Map
+
+_BLOCKS = {
+    "DownBlock2D",
+    "AttnDownBlock2D",
+    "ResnetDownsampleBlock2D",
+    "UpBlock2D",
+    "AttnUpBlock2D",
+    "ResnetUpsampleBlock2D",
+    "UNetMidBlock2D",
+}
+
+
+def obstacle(network: nn.Module) -> str | None:
+    """What in a network the fused forward pass does not know; None: it can be fused."""
+    net: Any = network
+    if net.config.time_embedding_type not in ("positional", "learned"):
+        return f"time_embedding_type {net.config.time_embedding_type}"
+    for block in [*net.down_blocks, *net.up_blocks, *([net.mid_block] if net.mid_block is not None else [])]:
+        if type(block).__name__ not in _BLOCKS:
+            return type(block).__name__
+    for name, module in net.named_modules():
+        kind: Any = module
+        if type(module).__name__ == "ResnetBlock2D":
+            resampler = kind.upsample or kind.downsample
+            if kind.time_embedding_norm not in ("default", "scale_shift") or kind.time_emb_proj is None:
+                return f"{name}: time_embedding_norm {kind.time_embedding_norm}"
+            if not isinstance(kind.nonlinearity, nn.SiLU) or kind.skip_time_act:
+                return f"{name}: activation {type(kind.nonlinearity).__name__}"
+            if resampler is not None and not isinstance(resampler, nn.Module):
+                return f"{name}: FIR resampling"
+        if type(module).__name__ == "Attention" and (
+            kind.spatial_norm is not None or kind.norm_q is not None
+        ):
+            return f"{name}: its normalisation"
+        if type(module).__name__ in ("Downsample2D", "Upsample2D") and (
+            kind.norm is not None or getattr(kind, "use_conv_transpose", False)
+        ):
+            return f"{name}: its normalisation or transposed convolution"
+    return None
+
+
+class FusedUNet:
+    """Evaluates a network; takes over its weights, which are converted in place so that they are there once.
+
+    The network's own forward pass still works under autocast.
+
+    Args:
+        network: a UNet2DModel without `obstacle`, on a CUDA device.
+        dtype: bfloat16 or float16.
+        channels: of the output that are wanted; further ones (a learned variance) are not computed.
+    """
+
+    def __init__(self, network: Any, dtype: torch.dtype, channels: int) -> None:
+        self.network = network
+        self.dtype, self.channels = dtype, channels
+        embeddings = [network.time_embedding, network.class_embedding]
+        exact = {module for part in embeddings if part is not None for module in part.modules()}
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                module.weight.data = module.weight.to(dtype, memory_format=torch.channels_last)
+            elif isinstance(module, nn.Linear) and module not in exact:
+                module.weight.data = module.weight.to(dtype)
+        modules: list[Any] = list(network.modules())
+        self.resnets = [m for m in modules if type(m).__name__ == "ResnetBlock2D"]
+        self.attentions = [m for m in modules if type(m).__name__ == "Attention"]
+        self._join()
+        self.conv_in = ops.few_in(network.conv_in.weight)
+        self.conv_out = ops.few_out(network.conv_out.weight[:channels])
+
+    def _join(self) -> None:
+        """One matrix for q, k and v, and one for the projections of t of all residual blocks."""
+        projections = [resnet.time_emb_proj for resnet in self.resnets]
+        self.project = _joined(projections)
+        starts = torch.tensor([0, *(p.out_features for p in projections)]).cumsum(0).tolist()
+        self.columns = {id(resnet): starts[i : i + 2] for i, resnet in enumerate(self.resnets)}
+        self.qkv = {id(a): _joined([a.to_q, a.to_k, a.to_v]) for a in self.attentions}
+        # of the two convolutions that are added at the end of a block
+        self.biases = {
+            id(r): _sum(r.conv2.bias, getattr(r.conv_shortcut, "bias", None)) for r in self.resnets
+        }
+
+    def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The network's output, float32 (B, channels, H, W).
+
+        Args:
+            x: noisy images, (B, C, H, W).
+            t: timesteps, (B,).
+            labels: class labels, (B,), for class-conditional networks.
+        """
+        net = self.network
+        modulation = self._modulation(t, labels)
+        if net.config.center_input_sample:
+            x = 2 * x - 1
+        h = ops.conv_in(x, self.conv_in, net.conv_in.bias)
+        skips = [h]
+        for block in net.down_blocks:
+            attentions = getattr(block, "attentions", [None] * len(block.resnets))
+            for resnet, attention in zip(block.resnets, attentions, strict=True):
+                h = self._attention(self._resnet([h], resnet, modulation), attention)
+                skips.append(h)
+            for sampler in block.downsamplers or ():
+                h = self._downsample(h, sampler, modulation)
+                skips.append(h)
+        if (block := net.mid_block) is not None:
+            h = self._resnet([h], block.resnets[0], modulation)
+            for attention, resnet in zip(block.attentions, block.resnets[1:], strict=True):
+                h = self._resnet([self._attention(h, attention)], resnet, modulation)
+        for block in net.up_blocks:
+            attentions = getattr(block, "attentions", [None] * len(block.resnets))
+            for resnet, attention in zip(block.resnets, attentions, strict=True):
+                h = self._attention(self._resnet([h, skips.pop()], resnet, modulation), attention)
+            for sampler in block.upsamplers or ():
+                h = self._upsample(h, sampler, modulation)
+        scales = ops.affine([h], net.conv_norm_out)
+        return ops.conv_out(h.x, scales, self.conv_out, net.conv_out.bias[: self.channels])
+
+    def _modulation(self, t: Tensor, labels: Tensor | None) -> Tensor:
+        """What t and the label are to all residual blocks, (B, all their channels)."""
+        net = self.network
+        embedding = net.time_embedding(net.time_proj(t).float())
+        if net.class_embedding is not None:
+            if net.config.class_embed_type == "timestep":
+                labels = net.time_proj(labels)
+            with torch.autocast("cuda", enabled=False):
+                embedding = embedding + net.class_embedding(labels).float()
+        weight, bias = self.project
+        return F.linear(F.silu(embedding).to(self.dtype), weight, bias)
+
+    def _resnet(self, maps: list[Map], resnet: Any, modulation: Tensor) -> Map:
+        """A residual block on one map, or on the concatenation of two."""
+        xs = [each.x for each in maps]
+        resize = 1 if resnet.downsample is not None else 2 if resnet.upsample is not None else 0
+        hidden, reduced = ops.activate(xs, ops.affine(maps, resnet.norm1), resize=resize)
+        h = ops.conv(hidden, resnet.conv1.weight)
+        del hidden
+        first, last = self.columns[id(resnet)]
+        mine = modulation[:, first:last]
+        by = {"shift" if resnet.time_embedding_norm == "default" else "modulation": mine}
+        scales = ops.affine([Map(h, ops.sums_of(h))], resnet.norm2, resnet.conv1.bias, **by)
+        h = ops.conv(ops.activate([h], scales)[0], resnet.conv2.weight)
+        scale = 1 / resnet.output_scale_factor
+        if resnet.conv_shortcut is None:
+            return ops.add(h, self.biases[id(resnet)], reduced if resize else xs[0], scale)
+        if resize == 2:
+            reduced = ops.activate(xs, None, silu=False, resize=2)[0]
+        weight = resnet.conv_shortcut.weight.flatten(1)
+        return ops.shortcut([reduced] if resize else xs, weight, h, self.biases[id(resnet)], scale)
+
+    def _attention(self, h: Map, attention: Any) -> Map:
+        if attention is None:
+            return h
+        B, H, W, C = h.x.shape
+        norm = attention.group_norm
+        tokens = h.x if norm is None else ops.activate([h.x], ops.affine([h], norm), silu=False)[0]
+        heads = attention.heads
+        q, k, v = (
+            part.unflatten(2, (heads, -1)).transpose(1, 2)
+            for part in F.linear(tokens.view(B, H * W, C), *self.qkv[id(attention)]).chunk(3, dim=2)
+        )
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, H * W, -1)
+        out = F.linear(mixed, attention.to_out[0].weight).view(B, H, W, C)
+        residual = h.x if attention.residual_connection else None
+        return ops.add(out, attention.to_out[0].bias, residual, 1 / attention.rescale_output_factor)
+
+    def _downsample(self, h: Map, sampler: Any, modulation: Tensor) -> Map:
+        if type(sampler).__name__ == "ResnetBlock2D":
+            return self._resnet([h], sampler, modulation)
+        if not sampler.use_conv:
+            reduced = ops.activate([h.x], None, silu=False, resize=1)[0]
+            return Map(reduced, ops.sums_of(reduced))
+        x = F.pad(h.x, (0, 0, 0, 1, 0, 1)) if sampler.padding == 0 else h.x
+        out = ops.conv(x, sampler.conv.weight, stride=2, padding=sampler.padding)
+        return ops.add(out, sampler.conv.bias)
+
+    def _upsample(self, h: Map, sampler: Any, modulation: Tensor) -> Map:
+        if type(sampler).__name__ == "ResnetBlock2D":
+            return self._resnet([h], sampler, modulation)
+        large = ops.activate([h.x], None, silu=False, resize=2)[0]
+        if not sampler.use_conv:
+            return Map(large, ops.sums_of(large))
+        return ops.add(ops.conv(large, sampler.conv.weight), sampler.conv.bias)
+
+
+def _sum(a: Tensor, b: Tensor | None) -> Tensor:
+    return a if b is None else a + b
+
+
+def _joined(layers: list[nn.Linear]) -> tuple[Tensor, Tensor | None]:
+    """The layers as one, (sum of outputs, inputs) and its bias; their own weights become views of it."""
+    weight = torch.cat([layer.weight.data for layer in layers])
+    for layer, part in zip(layers, weight.split([layer.out_features for layer in layers]), strict=True):
+        layer.weight.data = part
+    if layers[0].bias is None:
+        return weight, None
+    return weight, torch.cat([layer.bias.data for layer in layers]).to(weight.dtype)

@@ -1,0 +1,200 @@
+"""The fused forward pass against diffusers' own, and each kernel against what it stands for.
+
+Without a CUDA device the kernels run in Triton's interpreter, which knows no bfloat16.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+pytest.importorskip("triton")
+if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("needs a CUDA device or TRITON_INTERPRET=1", allow_module_level=True)
+
+from diffusers import UNet2DModel
+
+from reddiff_pl.priors.fused import ops
+from reddiff_pl.priors.fused.unet import FusedUNet, obstacle
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+ATTENTION = {
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+}
+RESNETS = {
+    "down_block_types": ("ResnetDownsampleBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "ResnetUpsampleBlock2D"),
+    "downsample_type": "resnet",
+    "upsample_type": "resnet",
+}
+NETWORKS: dict[str, dict[str, Any]] = {
+    # 40 + 16 channels in 8 groups: one group lies across the concatenation
+    "as the bundled prior": {
+        **ATTENTION,
+        "block_out_channels": (16, 40),
+        "resnet_time_scale_shift": "scale_shift",
+    },
+    "t is added": {**ATTENTION, "block_out_channels": (16, 24), "downsample_padding": 0},
+    "ADM with classes": {
+        **RESNETS,
+        "block_out_channels": (16, 32),
+        "out_channels": 6,
+        "num_class_embeds": 3,
+        "resnet_time_scale_shift": "scale_shift",
+        "attn_norm_num_groups": 8,
+    },
+    "centred input, other size": {**ATTENTION, "block_out_channels": (8, 16), "center_input_sample": True},
+}
+
+
+def network(settings: dict[str, Any]) -> UNet2DModel:
+    torch.manual_seed(0)
+    made = UNet2DModel(
+        **{
+            "sample_size": 8,
+            "layers_per_block": 1,
+            "norm_num_groups": 8,
+            "attention_head_dim": 8,
+            **settings,
+        }
+    )
+    for parameter in made.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)  # none is zero, nor a norm's weight one
+    return made.eval().requires_grad_(False).to(DEVICE)
+
+
+def error(value: Tensor, expected: Tensor) -> float:
+    return float((value.double() - expected.double()).norm() / expected.double().norm())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@torch.no_grad()
+def test_is_the_network(name: str) -> None:
+    """To the precision of its numbers: float32 1e-5, float16 better than autocast in bfloat16."""
+    net = network(NETWORKS[name])
+    size = (4, 12) if "size" in name else (8, 8)
+    x = torch.randn(3, 3, *size, device=DEVICE)
+    t = torch.tensor([3, 500, 937], device=DEVICE)
+    labels = torch.tensor([0, 2, 1], device=DEVICE) if "classes" in name else None
+    expected = net(x, t, class_labels=labels, return_dict=False)[0][:, :3]
+    assert obstacle(net) is None
+    if DEVICE.type == "cpu":  # the device's matrix products of float32 are not exact
+        fused = FusedUNet(copy.deepcopy(net), torch.float32, 3)
+        assert error(fused(x, t, labels), expected) < 1e-5
+    half = FusedUNet(copy.deepcopy(net), torch.float16, 3)
+    assert error(half(x, t, labels), expected) < 5e-3
+    # the network that gave its weights away still works
+    with torch.autocast(DEVICE.type, torch.bfloat16):
+        assert error(half.network(x, t, class_labels=labels, return_dict=False)[0][:, :3], expected) < 0.05
+
+
+@torch.no_grad()
+def test_an_image_does_not_depend_on_its_batch() -> None:
+    """But for convolutions and products, whose library may choose another way for another batch."""
+    h, bias = torch.randn(3, 20, 12, 24, device=DEVICE), torch.randn(24, device=DEVICE)
+    norm = nn.GroupNorm(8, 24).to(DEVICE)
+
+    def normalised(h: Tensor) -> Tensor:
+        map = ops.add(h, bias)
+        return ops.activate([map.x], ops.affine([map], norm))[0]
+
+    assert torch.equal(normalised(h)[1:2], normalised(h[1:2]))
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8, 32), (3, 12, 20, 40), (1, 2, 2, 16)])
+@torch.no_grad()
+def test_add_and_normalise(shape: tuple[int, int, int, int]) -> None:
+    B, H, W, C = shape
+    h, residual = torch.randn(shape, device=DEVICE), torch.randn(shape, device=DEVICE)
+    half = torch.randn(B, H // 2, W // 2, C, device=DEVICE)
+    bias = torch.randn(C, device=DEVICE)
+    norm = nn.GroupNorm(8, C).to(DEVICE)
+    norm.weight.data.normal_()
+    norm.bias.data.normal_()
+    enlarged = half.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    for other, value in ((None, 0), (residual, residual), (half, enlarged)):
+        map = ops.add(h, bias, other, 0.5)
+        expected = (h + bias + value) / 2
+        torch.testing.assert_close(map.x, expected)
+        torch.testing.assert_close(map.sums.sum(1)[:, 0], expected.sum((1, 2)), atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(map.sums.sum(1)[:, 1], expected.square().sum((1, 2)), atol=1e-4, rtol=1e-5)
+
+    modulation = torch.randn(B, 2 * C + 5, device=DEVICE)[:, : 2 * C]
+    scale, shift = (part[:, :, None, None] for part in modulation.chunk(2, 1))
+    bare = ops.Map(h, ops.sums_of(h))
+    a, b = ops.affine([bare], norm, bias, modulation=modulation)
+    expected = F.silu(norm((h + bias).permute(0, 3, 1, 2)) * (1 + scale) + shift)
+    value = ops.activate([h], (a, b))[0].permute(0, 3, 1, 2)
+    torch.testing.assert_close(value, expected, atol=1e-4, rtol=1e-4)
+
+    added = modulation[:, :C]
+    expected = F.silu(norm((h + bias + added[:, None, None]).permute(0, 3, 1, 2)))
+    for resize, function in enumerate([lambda x: x, lambda x: F.avg_pool2d(x, 2), lambda x: enlarge(x)]):
+        value, reduced = ops.activate([h], ops.affine([bare], norm, bias, shift=added), resize=resize)
+        torch.testing.assert_close(value.permute(0, 3, 1, 2), function(expected), atol=1e-4, rtol=1e-4)
+        if resize == 1:
+            torch.testing.assert_close(reduced.permute(0, 3, 1, 2), F.avg_pool2d(h.permute(0, 3, 1, 2), 2))
+
+
+def enlarge(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+@pytest.mark.parametrize("channels", [(32, 24), (40, 0)])
+@torch.no_grad()
+def test_concatenation(channels: tuple[int, int]) -> None:
+    """The shortcut's product, and a normalisation whose groups lie across two maps."""
+    xs = [torch.randn(2, 12, 20, C, device=DEVICE).half() for C in channels if C]
+    whole = torch.cat(xs, 3)
+    norm = nn.GroupNorm(8, whole.shape[3]).to(DEVICE)
+    maps = [ops.add(x, None) for x in xs]
+    value = ops.activate(xs, ops.affine(maps, norm))[0]
+    expected = F.silu(norm(whole.float().permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+    assert error(value, expected) < 1e-3
+    weight, h = (
+        torch.randn(48, whole.shape[3], device=DEVICE).half(),
+        torch.randn(2, 12, 20, 48, device=DEVICE).half(),
+    )
+    bias = torch.randn(48, device=DEVICE)
+    map = ops.shortcut(xs, weight, h, bias, 0.5)
+    expected = (h.float() + bias + whole.float() @ weight.float().T) / 2
+    assert error(map.x, expected) < 1e-3
+    torch.testing.assert_close(map.sums.sum(1)[:, 0], map.x.float().sum((1, 2)), atol=1e-2, rtol=1e-4)
+    torch.testing.assert_close(
+        map.sums.sum(1)[:, 1], map.x.float().square().sum((1, 2)), atol=1e-2, rtol=1e-4
+    )
+
+
+@torch.no_grad()
+def test_convolutions_of_few_channels() -> None:
+    image = torch.randn(2, 3, 12, 20, device=DEVICE)
+    weight, bias = torch.randn(24, 3, 3, 3, device=DEVICE).half(), torch.randn(24, device=DEVICE)
+    map = ops.conv_in(image, ops.few_in(weight), bias)
+    assert error(map.x, F.conv2d(image, weight.float(), bias, padding=1).permute(0, 2, 3, 1)) < 2e-3
+    x = torch.randn(2, 12, 20, 24, device=DEVICE).half()
+    a, b = torch.randn(2, 24, device=DEVICE), torch.randn(2, 24, device=DEVICE)
+    weight, bias = torch.randn(3, 24, 3, 3, device=DEVICE).half(), torch.randn(3, device=DEVICE)
+    value = ops.conv_out(x, (a, b), ops.few_out(weight), bias)
+    active = F.silu(x.float() * a[:, None, None] + b[:, None, None]).permute(0, 3, 1, 2)
+    assert value.is_contiguous()
+    assert error(value, F.conv2d(active, weight.float(), bias, padding=1)) < 2e-3
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({**ATTENTION, "up_block_types": ("AttnUpBlock2D", "SkipUpBlock2D")}, "SkipUpBlock2D"),
+        ({**ATTENTION, "time_embedding_type": "fourier"}, "fourier"),
+        ({**ATTENTION, "act_fn": "gelu"}, "GELU"),
+    ],
+)
+def test_obstacles_are_named(settings: dict[str, Any], name: str) -> None:
+    assert name in str(obstacle(network({"block_out_channels": (32, 64), **settings})))
