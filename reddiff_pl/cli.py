@@ -14,7 +14,8 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from tqdm import tqdm
 
 from reddiff_pl import stop
-from reddiff_pl.config import clear, guard, physics_beside, shipped
+from reddiff_pl.batch_size import WITHOUT_GPU, choose
+from reddiff_pl.config import batch_size_there, clear, guard, physics_beside, shipped
 from reddiff_pl.datamodule import ShardDataModule
 from reddiff_pl.errors import ConfigError, OutputError, Stopped, TooManyFailed
 from reddiff_pl.lazy_cli import LazyCLI
@@ -157,7 +158,13 @@ def restore_with(cli: RestoreCLI) -> int:
     stop.check()
 
     fingerprint = cli.model.prior.fingerprint()
-    guard(run, cli.resolved(), fingerprint)
+    automatic = cli.config.data.batch_size == "auto"
+    if automatic:  # once for a run: the tasks that come later take the number of the first
+        device = cli.trainer.strategy.root_device
+        cli.config.data.batch_size = batch_size_there(run) or choose(cli.model, cli.datamodule, device)
+    guard(run, cli.resolved(), fingerprint, any_batch_size=automatic)
+    if automatic:
+        cli.datamodule.batch_size = batch_size_there(run) or cli.config.data.batch_size
     cli.model.should_stop = cli.datamodule.should_stop = stop.requested
     url, mine = cli.config.publish, [shard.name for shard in cli.datamodule.shards]
     if url is not None:
@@ -186,6 +193,7 @@ def degrade(argv: list[str]) -> int:
     guard(run, cli.resolved(), "none")
     data, degradation = cli.datamodule, cli.datamodule.degradation
     data.should_stop = stop.requested
+    data.batch_size = data.batch_size or WITHOUT_GPU  # the bytes do not depend on it
     data.classes = 0  # measurements are made without the prior
     # restored later they are told the same level
     level = degradation.noise.sigma_y if degradation.sigma_y is None else degradation.sigma_y

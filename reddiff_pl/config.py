@@ -31,7 +31,7 @@ def shipped(name: str, kind: str = "configs") -> str:
     raise ConfigError(f"no {kind}/{name} ships with this package")
 
 
-def guard(run: Run, resolved: str, prior_sha256: str) -> None:
+def guard(run: Run, resolved: str, prior_sha256: str, any_batch_size: bool = False) -> None:
     """Leave the resolved configuration in OUT, or compare with the one that is there.
 
     What changes results must be the same in every task and on every resume: the model (prior, physics, sampler,
@@ -41,6 +41,7 @@ def guard(run: Run, resolved: str, prior_sha256: str) -> None:
         run: the run's paths.
         resolved: the configuration as YAML.
         prior_sha256: the prior's fingerprint.
+        any_batch_size: take another batch size as it is.
 
     Raises:
         ConfigError: the directory holds results of another configuration.
@@ -59,7 +60,7 @@ def guard(run: Run, resolved: str, prior_sha256: str) -> None:
         temporary.unlink()
     there, mine = _identity(run.config.read_text()), _identity(text)
     was, now = there.pop("data.batch_size"), mine.pop("data.batch_size")
-    if was != now:
+    if was != now and not any_batch_size:
         log.warning(
             "--data.batch_size was %s, is %s: results may differ by rounding from those there", was, now
         )
@@ -69,6 +70,15 @@ def guard(run: Run, resolved: str, prior_sha256: str) -> None:
         raise ConfigError(
             f"--out: {run.out} holds results of another configuration ({lines}); choose another --out"
         )
+
+
+def batch_size_there(run: Run) -> int | None:
+    """The batch size of the run in OUT; None where there is none yet."""
+    try:
+        size = yaml.safe_load(run.config.read_text())["data"]["batch_size"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return None
+    return size if isinstance(size, int) and size > 0 else None
 
 
 def clear(run: Run) -> None:

@@ -108,7 +108,8 @@ class ShardDataModule(LightningDataModule):
     Args:
         shards: input tars: paths, URLs, braces, wildcards; or a list of them.
         images: a folder of clean images instead, degraded on the fly.
-        batch_size: images restored together. A batch always has this size; the last one is padded.
+        batch_size: images restored together. A batch always has this size; the last one is padded. "auto" measures
+            the largest one that pays on the GPU (without one: 8); all tasks of a run take the first one's.
         size: side of the square that clean images are reduced to, in pixels. Default: the prior's.
         workers: decoding threads, one core each.
         sigma_y: noise level, on the [0, 1] scale, that is assumed where KEY.json of a measurement has no `sigma_y`;
@@ -133,7 +134,7 @@ class ShardDataModule(LightningDataModule):
         self,
         shards: str | list[str] | None = None,
         images: str | None = None,
-        batch_size: int = 8,
+        batch_size: int | Literal["auto"] = 8,
         size: int | None = None,
         workers: int = 2,
         sigma_y: float | Literal["estimate"] | None = None,
@@ -156,7 +157,7 @@ class ShardDataModule(LightningDataModule):
             "size": size,
             "limit": limit,
         }.items():
-            if value is not None and value < 1:
+            if isinstance(value, int) and value < 1:
                 raise ConfigError(f"--data.{name}: must be at least 1, got {value}")
         if isinstance(sigma_y, float) and not sigma_y >= 0:
             raise ConfigError(f"--data.sigma_y: must not be negative, got {sigma_y}")
@@ -164,7 +165,8 @@ class ShardDataModule(LightningDataModule):
             raise ConfigError("--model.physics: no operator; name one, or a tasks/*.yaml that does")
         if size is not None:
             shape = (shape[0], size, size)
-        self.batch_size, self.workers, self.limit = batch_size, workers, limit
+        self.batch_size = 0 if batch_size == "auto" else batch_size  # 0: to be set before the first batch
+        self.workers, self.limit = workers, limit
         self.run = Run(out) if out is not None else None
         self.degradation = Degradation(physics, noise or NoNoise(), shape, seed, sigma_y)
         self.retry_failed = retry_failed

@@ -67,6 +67,13 @@ def device_name(device: torch.device) -> str:
     return f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else str(device)
 
 
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """`peak_memory_gib`: the most that this process's tensors took of a CUDA device so far; nothing elsewhere."""
+    if device.type != "cuda":
+        return {}
+    return {"peak_memory_gib": round(torch.cuda.max_memory_allocated(device) / 2**30, 3)}
+
+
 Members: TypeAlias = tuple[list[tuple[str, bytes]], Mapping[str, Any]]
 """What is written of a sample: (file name after the first dot, content) of its files, and its .json."""
 
@@ -131,7 +138,8 @@ class ShardOutput(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._seed = pl_module.seed
-        self.info = {**self.info, "device": device_name(trainer.strategy.root_device)}
+        self._device = trainer.strategy.root_device
+        self.info = {**self.info, "device": device_name(self._device)}
         self._encoders = ThreadPoolExecutor(ENCODERS, "encode")
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
@@ -157,6 +165,8 @@ class ShardOutput(Callback):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.drain()
         self._raise()
+        for gib in peak_memory(self._device).values():
+            log.info("device memory: %.2f GiB in use at most", gib)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.drain()
@@ -197,7 +207,11 @@ class ShardOutput(Callback):
             record = {**sample.meta, **restored.metrics(row), "seed": self._seed}
             return [(name, content.result()) for name, content in files.pop(row)], record
 
-        if write_batch(batch, members, self.info) and batch.complete and self.committed is not None:
+        if (
+            write_batch(batch, members, {**self.info, **peak_memory(self._device)})
+            and batch.complete
+            and self.committed is not None
+        ):
             self.committed(batch.shard.name)
 
 

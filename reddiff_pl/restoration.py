@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -117,6 +117,7 @@ class Restoration(LightningModule):
         self.noise_device, self.seed = noise_device, seed
         self.should_stop: Callable[[], bool] = lambda: False
         self._pace: Pace | None = None
+        self._shapes: set[frozenset[tuple[str, torch.Size]]] = set()  # of batches
         self._rows = 0  # images restored at a time, once memory has run out; 0: the whole batch
 
     def check(self, shape: tuple[int, int, int]) -> None:
@@ -154,6 +155,7 @@ class Restoration(LightningModule):
         if batch.y is None:
             return None
         assert self.physics is not None
+        self._note_shape({"y": batch.y, **batch.params})
         batch_size, n = len(batch.y), len(batch.samples)
         rows = min(self._rows or batch_size, batch_size)
         while True:
@@ -169,6 +171,21 @@ class Restoration(LightningModule):
             self._rows = rows
             log.warning("out of memory: from here on %d images at a time, in batches of %d", rows, batch_size)
         return Restored(parts, rows, [sample.x is not None for sample in batch.samples])
+
+    def _note_shape(self, tensors: Mapping[str, Tensor]) -> None:
+        """Warn, once, when batches come in ever other shapes; two are usual, as masks of one channel and of three.
+
+        Images have one size in a run. It is the operators' parameters, and measurements with them, that may differ.
+        """
+        shape = frozenset((name, tensor.shape) for name, tensor in tensors.items())
+        if shape not in self._shapes and len(self._shapes) == 2:
+            names = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
+            log.warning(
+                "a third shape of batches (%s): whatever is compiled or captured for a shape is made anew for each; "
+                "keep measurements of one size together",
+                names,
+            )
+        self._shapes.add(shape)
 
     def _restore(self, batch: Batch, start: int, end: int) -> Part:
         """Rows of a batch restored and judged. Nothing here waits for the device but `Pace`."""

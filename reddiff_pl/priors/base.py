@@ -50,6 +50,9 @@ class Prior(nn.Module):
         """An operator on images as one on what the prior models."""
         return physics
 
+    def release(self) -> None:
+        """Give back what is kept for the shapes seen so far, such as captured graphs."""
+
     def settings(self) -> str:
         """What its numbers depend on beside its tensors, as text."""
         return ""

@@ -114,6 +114,7 @@ def survey(
             ({"reason": kind, **one} for kind, one in kinds.items()), key=lambda e: -e["count"]
         ),
         "metrics": sums.means(),
+        "peak_memory_gib": max((a["memory"] for a in finished.values() if a["memory"]), default=None),
         "images_per_second": rate,
         "eta_seconds": eta,
         "working": [
@@ -190,7 +191,15 @@ def _account(run: Run, name: str) -> dict[str, Any] | None:
     if not all(math.isfinite(value) for value, _ in metrics.values()):
         return None
     complete = bool(sidecar.get("complete"))
-    return {"complete": complete, "restored": restored, "metrics": metrics, "kinds": kinds, "span": span}
+    memory = _number(sidecar.get("peak_memory_gib"))  # of the device; None on a CPU
+    return {
+        "complete": complete,
+        "restored": restored,
+        "metrics": metrics,
+        "kinds": kinds,
+        "span": span,
+        "memory": memory,
+    }
 
 
 def _work(run: Run, name: str, now: float, most: int) -> dict[str, Any]:

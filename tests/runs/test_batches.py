@@ -8,13 +8,30 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import png, read_tar, restored_keys, write_shard
+from deepinv.physics import LinearPhysics
+from helpers import npy, png, read_tar, restored_keys, write_shard
 from PIL import Image
 from run_tasks import TINY, tiny_shards
 
 from reddiff_pl.metrics import psnr, ssim
 
 QUICK = [*TINY, "--model.sampler.init_args.steps=3"]
+
+
+class Gained(LinearPhysics):
+    """Brightens by the mean of any number of gains."""
+
+    def __init__(self, gain: torch.Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer("gain", torch.ones(1, 1) if gain is None else gain, persistent=False)
+
+    def parameter_shapes(self, shape):
+        return {"gain": [(n,) for n in range(1, 9)]}
+
+    def A(self, x, **kwargs):
+        return x * self.gain.mean(1).reshape(-1, 1, 1, 1)
+
+    A_adjoint = A_dagger = A
 
 
 def picture(content: bytes) -> torch.Tensor:
@@ -59,3 +76,27 @@ def test_an_image_is_judged_by_itself(reddiff, tmp_path, sampler):
         pair = picture(members[f"{key}.png"]), picture(references[key])
         assert record["psnr"] == round(psnr(*pair).item(), 4)
         assert record["ssim"] == round(ssim(*pair).item(), 4)
+
+
+def test_images_of_many_sizes_are_one_shape(reddiff, tmp_path):
+    images = [np.zeros((16 + i, 30 - i, 3), np.uint8) for i in range(6)]
+    shard = write_shard(tmp_path / "a.tar", [(f"k{i}", {"png": png(x)}) for i, x in enumerate(images)])
+    options = ["--data.batch_size=1", "--data.shards", shard, "--out", tmp_path / "out"]
+    code, printed = reddiff("restore", *QUICK, *options)
+    assert code == 0 and "shape" not in printed
+    assert len(restored_keys(tmp_path / "out" / "shards" / "a.tar")) == 6
+
+
+@pytest.mark.parametrize(("lengths", "warnings"), [([1, 2, 1, 2], 0), ([1, 2, 3, 4, 5], 1)])
+def test_ever_other_shapes_of_parameters_are_said_once(reddiff, tmp_path, lengths, warnings):
+    measurement = npy(np.zeros((3, 16, 16), np.float32))
+    samples = [
+        (f"k{i}", {"y.npy": measurement, "gain.npy": npy(np.ones(n, np.float32))})
+        for i, n in enumerate(lengths)
+    ]
+    options = ["--data.batch_size=1", f"--model.physics.class_path={__name__}.Gained"]
+    options += ["--data.shards", write_shard(tmp_path / "a.tar", samples), "--out", tmp_path / "out"]
+    prior, shape = QUICK[:2], QUICK[4:]
+    code, printed = reddiff("restore", *prior, *shape, *options)
+    assert code == 0, printed
+    assert printed.count("a third shape of batches") == warnings

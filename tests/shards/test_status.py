@@ -113,6 +113,14 @@ def test_a_run_from_its_beginning_to_its_end(run, look, reddiff):
     )
 
 
+def test_memory_is_the_most_that_any_shard_took(run, look, reddiff):
+    write(run, "a/0", 1)
+    assert look()[1]["peak_memory_gib"] is None, "on a CPU it is not known"
+    write(run, "a/1", 1, peak_memory_gib=9.5)
+    write(run, "b/0", 1, peak_memory_gib=7)
+    assert look()[1]["peak_memory_gib"] == 9.5
+
+
 def test_done_with_failed_samples_is_exit_code_3(run, look, reddiff):
     for name in ("a/0", "a/1", "a/2", "b/0", "b/1"):
         write(run, name, 1)
