@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 import reddiff_pl
 from reddiff_pl import stop
-from reddiff_pl.datamodule import Batch
+from reddiff_pl.batch import Batch
 from reddiff_pl.errors import TooManyFailed
 from reddiff_pl.restoration import Restored
 from reddiff_pl.shards import decode
