@@ -13,7 +13,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,22 +41,27 @@ def make_shards(folder: Path, size: int, counts: Sequence[int], seed: int = 0) -
         seed: of all images.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    random = np.random.default_rng(seed)
     for number, count in enumerate(counts):
-        with open(folder / f"{number:06d}.tar", "wb") as file:
-            for i in range(count):
-                file.write(encode([(f"{number:06d}{i:06d}.png", _png(random, size))]))
-            file.write(END)
+        random = np.random.default_rng([seed, number])
+        write_shard(folder / f"{number:06d}.tar", [random_image(random, size) for _ in range(count)])
     return str(folder / "*.tar")
 
 
-def _png(random: np.random.Generator, size: int) -> bytes:
+def write_shard(path: Path, images: Iterable[Image.Image]) -> None:
+    """Write images as PNG into a shard, with keys that begin with its name."""
+    with open(path, "wb") as file:
+        for i, image in enumerate(images):
+            out = io.BytesIO()
+            image.save(out, "PNG")
+            file.write(encode([(f"{path.stem}{i:06d}.png", out.getvalue())]))
+        file.write(END)
+
+
+def random_image(random: np.random.Generator, size: int) -> Image.Image:
+    """Smooth colours under fine noise, (size, size) RGB."""
     coarse = Image.fromarray(random.integers(0, 256, (max(size // 16, 2),) * 2 + (3,), dtype=np.uint8))
     smooth = np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32)
-    image = (smooth + 6 * random.standard_normal(smooth.shape)).clip(0, 255).astype(np.uint8)
-    out = io.BytesIO()
-    Image.fromarray(image).save(out, "PNG")
-    return out.getvalue()
+    return Image.fromarray((smooth + 6 * random.standard_normal(smooth.shape)).clip(0, 255).astype(np.uint8))
 
 
 def command(job: dict[str, Any], images: str, out: Path, batch_size: int, evaluations: int) -> list[str]:
@@ -125,7 +130,6 @@ def restore(
             stdout=file,
             stderr=file,
             env=environment,
-            start_new_session=True,
         )
         watch(process)
     ended = time.time()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import queue
-import signal
 import subprocess
 import sys
 import threading
@@ -61,10 +59,9 @@ class Patience:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process that leads a session, and its children, if it still runs."""
+    """Kill a process that still runs."""
     if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
 
 
@@ -106,7 +103,6 @@ def _lines(job: dict[str, Any], log: Path, patience: Patience) -> Iterator[dict[
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=file,
-            start_new_session=True,
         )
     heard: queue.Queue[bytes] = queue.Queue()
     threading.Thread(target=_listen, args=(process, heard), daemon=True).start()
