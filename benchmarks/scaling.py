@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -27,6 +28,7 @@ from benchmarks.scaling_table import table
 from benchmarks.shards import keys, make
 from benchmarks.watching import Usage, tasks_of
 from reddiff_pl.bench import disk
+from reddiff_pl.cores import cores
 from reddiff_pl.launch import devices
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import finished
@@ -39,7 +41,9 @@ def inputs(options: argparse.Namespace, folder: Path, size: int) -> None:
     missing = [path for path in paths if not path.exists()]
     (folder / "making").mkdir(parents=True, exist_ok=True)
     print(f"making {len(missing)} shards of {each} images", flush=True)
-    with ProcessPoolExecutor(min(len(missing), os.cpu_count() or 1) or 1) as pool:
+    # not forked: torch may have threads by now
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(len(missing), cores()) or 1, context) as pool:
         jobs = [pool.submit(make, path, each, size, options.seed, options.photos) for path in missing]
         for job in jobs:
             job.result()
@@ -64,7 +68,7 @@ class Scaling:
         self.record: dict[str, Any] = {
             "command": " ".join(["python", "-m", "benchmarks.scaling", *sys.argv[1:]]),
             "began": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-            "host_cores": len(os.sched_getaffinity(0)),
+            "host_cores": cores(),
             "runs": [],
         }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import platform
 import resource
 import statistics
@@ -12,6 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from reddiff_pl.cores import cores
 
 GIB = 2**30
 
@@ -37,11 +38,6 @@ def describe(device: torch.device) -> dict[str, Any]:
             "cudnn": torch.backends.cudnn.version(),
         }
     return known
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def timed(work: Callable[[], Any], device: torch.device) -> float:

@@ -13,6 +13,8 @@ import os
 import sys
 from typing import Any
 
+from reddiff_pl.cores import share
+
 
 def main(text: str) -> int:
     """Do one job; the exit code is 0 unless it could not even begin."""
@@ -24,6 +26,7 @@ def main(text: str) -> int:
         lines.flush()
 
     job = json.loads(text)
+    os.environ.update(share(1))  # as `restore` does, before torch reads it
     say(begin="start")
     import torch
 
