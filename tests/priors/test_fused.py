@@ -104,7 +104,7 @@ def test_an_image_does_not_depend_on_its_batch() -> None:
 
     def normalised(h: Tensor) -> Tensor:
         map = ops.add(h, bias)
-        return ops.activate([map.x], ops.affine([map], norm))[0]
+        return ops.activate([map.x], ops.affine([map.sums], 240, norm))
 
     assert torch.equal(normalised(h)[1:2], normalised(h[1:2]))
 
@@ -129,19 +129,38 @@ def test_add_and_normalise(shape: tuple[int, int, int, int]) -> None:
 
     modulation = torch.randn(B, 2 * C + 5, device=DEVICE)[:, : 2 * C]
     scale, shift = (part[:, :, None, None] for part in modulation.chunk(2, 1))
-    bare = ops.Map(h, ops.sums_of(h))
-    a, b = ops.affine([bare], norm, bias, modulation=modulation)
+    sums = ops.sums_of(h)
+    a, b = ops.affine([sums], H * W, norm, bias, modulation=modulation)
     expected = F.silu(norm((h + bias).permute(0, 3, 1, 2)) * (1 + scale) + shift)
-    value = ops.activate([h], (a, b))[0].permute(0, 3, 1, 2)
+    value = ops.activate([h], (a, b)).permute(0, 3, 1, 2)
     torch.testing.assert_close(value, expected, atol=1e-4, rtol=1e-4)
 
     added = modulation[:, :C]
     expected = F.silu(norm((h + bias + added[:, None, None]).permute(0, 3, 1, 2)))
-    for resize, function in enumerate([lambda x: x, lambda x: F.avg_pool2d(x, 2), lambda x: enlarge(x)]):
-        value, reduced = ops.activate([h], ops.affine([bare], norm, bias, shift=added), resize=resize)
-        torch.testing.assert_close(value.permute(0, 3, 1, 2), function(expected), atol=1e-4, rtol=1e-4)
-        if resize == 1:
-            torch.testing.assert_close(reduced.permute(0, 3, 1, 2), F.avg_pool2d(h.permute(0, 3, 1, 2), 2))
+    scales = ops.affine([sums], H * W, norm, bias, shift=added)
+    value = ops.activate([h], scales).permute(0, 3, 1, 2)
+    torch.testing.assert_close(value, expected, atol=1e-4, rtol=1e-4)
+    value, reduced = (each.permute(0, 3, 1, 2) for each in ops.halve(h, scales))
+    torch.testing.assert_close(value, F.avg_pool2d(expected, 2), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(reduced, F.avg_pool2d(h.permute(0, 3, 1, 2), 2))
+    assert torch.equal(ops.double(half), enlarged)
+
+
+@torch.no_grad()
+def test_a_convolution_of_an_enlarged_map() -> None:
+    """In pieces, which every kernel reads as the map that they are."""
+    x, weight = torch.randn(2, 6, 10, 16, device=DEVICE), torch.randn(24, 16, 3, 3, device=DEVICE)
+    pieces = ops.conv_enlarged(x, ops.halves(weight))
+    expected = F.conv2d(enlarge(x.permute(0, 3, 1, 2)), weight, padding=1)
+    bias = torch.randn(24, device=DEVICE)
+    map = ops.add(pieces, bias)
+    torch.testing.assert_close(
+        map.x.permute(0, 3, 1, 2), expected + bias[:, None, None], atol=1e-3, rtol=1e-4
+    )
+    torch.testing.assert_close(map.sums.sum(1)[:, 0], map.x.sum((1, 2)), atol=1e-2, rtol=1e-4)
+    norm = nn.GroupNorm(8, 24).to(DEVICE)
+    value = ops.activate([pieces], ops.affine([ops.sums_of(pieces)], 240, norm))
+    torch.testing.assert_close(value.permute(0, 3, 1, 2), F.silu(norm(expected)), atol=1e-3, rtol=1e-3)
 
 
 def enlarge(x: Tensor) -> Tensor:
@@ -156,7 +175,7 @@ def test_concatenation(channels: tuple[int, int]) -> None:
     whole = torch.cat(xs, 3)
     norm = nn.GroupNorm(8, whole.shape[3]).to(DEVICE)
     maps = [ops.add(x, None) for x in xs]
-    value = ops.activate(xs, ops.affine(maps, norm))[0]
+    value = ops.activate(xs, ops.affine([map.sums for map in maps], 240, norm))
     expected = F.silu(norm(whole.float().permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
     assert error(value, expected) < 1e-3
     weight, h = (

@@ -29,37 +29,45 @@ import triton.language as tl
 
 @triton.jit
 def add_kernel(
-    h, bias, residual, out, sums, HW, W, C, PX, scale,
+    h, h_image, h_row, bias, residual, out, out_image, out_row, out_pixel, sums, first_part, parts, H, W, C, PX, scale,
     BIAS: tl.constexpr, RESIDUAL: tl.constexpr, STORE: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
-    """One part of PX pixels and BC channels of an image. RESIDUAL: 0 none, 1 as it is, 2 of half the size."""
+    """One part of PX pixels and BC channels of an image. RESIDUAL: 0 none, 1 as it is, 2 of half the size.
+
+    h and out may be views, whose images, rows and (out) pixels are so many elements apart.
+    """
     part, n = tl.program_id(0), tl.program_id(2).to(tl.int64)
     cols = tl.program_id(1) * BC + tl.arange(0, BC)
     in_cols = (cols < C)[None, :]
     total = tl.zeros((BP, BC), tl.float32)
     squares = tl.zeros((BP, BC), tl.float32)
     for first in tl.range(0, PX, BP, num_stages=STAGES):
-        rows = part * PX + first + tl.arange(0, BP)
-        inside = (rows < HW)[:, None] & in_cols
-        at = n * HW * C + rows[:, None] * C + cols[None, :]
-        v = tl.load(h + at, mask=inside, other=0.0).to(tl.float32)
+        pixels = part * PX + first + tl.arange(0, BP)
+        row, column = pixels // W, pixels % W
+        inside = (pixels < H * W)[:, None] & in_cols
+        v = tl.load(
+            h + n * h_image + (row * h_row + column * C)[:, None] + cols[None, :], mask=inside, other=0.0
+        )
+        v = v.to(tl.float32)
         if BIAS:
             v += tl.load(bias + cols, mask=cols < C, other=0.0).to(tl.float32)[None, :]
         if RESIDUAL == 1:
+            at = n * H * W * C + pixels[:, None] * C + cols[None, :]
             v += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
         if RESIDUAL == 2:
-            source = (rows // W // 2) * (W // 2) + (rows % W) // 2
-            at_half = n * (HW // 4) * C + source[:, None] * C + cols[None, :]
-            v += tl.load(residual + at_half, mask=inside, other=0.0).to(tl.float32)
+            source = row // 2 * (W // 2) + column // 2
+            at = n * (H // 2) * (W // 2) * C + source[:, None] * C + cols[None, :]
+            v += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
         if STORE:
             rounded = (v * scale).to(out.dtype.element_ty)
+            at = n * out_image + (row * out_row + column * out_pixel)[:, None] + cols[None, :]
             tl.store(out + at, rounded, mask=inside)
             v = rounded.to(tl.float32)
         v = tl.where(inside, v, 0.0)
         total += v
         squares += v * v
-    to = sums + (n * tl.num_programs(0) + part) * 2 * C + cols
+    to = sums + (n * parts + first_part + part) * 2 * C + cols
     tl.store(to, tl.sum(total, 0), mask=cols < C)
     tl.store(to + C, tl.sum(squares, 0), mask=cols < C)
 
@@ -128,50 +136,54 @@ def _activated(v, scale, offset, NORM: tl.constexpr, SILU: tl.constexpr):
 
 @triton.jit
 def activate_kernel(
-    x, a, b, out, reduced, HW, W, C, out_C, row,
+    x, x_image, x_row, a, b, out, out_image, out_row, out_pixel, reduced, H, W, C, row_ab,
     NORM: tl.constexpr, SILU: tl.constexpr, RESIZE: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     """BP pixels and BC channels of an image. RESIZE: 0 none, 1 halved (`reduced`: x itself halved), 2 doubled.
 
-    HW and W are those of x; for RESIZE 1 the pixels of a program are the output's, else x's. Rows of `out` hold out_C
-    channels, of which C are written; rows of a and b hold `row`.
+    H and W are those of x; for RESIZE 1 the pixels of a program are the output's, else x's. x and out may be views,
+    whose images, rows and (out) pixels are so many elements apart; a and b hold `row_ab` channels an image.
     """
     n = tl.program_id(2).to(tl.int64)
     cols = tl.program_id(1) * BC + tl.arange(0, BC)
-    rows = tl.program_id(0) * BP + tl.arange(0, BP)
+    pixels = tl.program_id(0) * BP + tl.arange(0, BP)
     in_cols = cols < C
     scale = tl.zeros((1, BC), tl.float32)
     offset = tl.zeros((1, BC), tl.float32)
     if NORM:
-        scale = tl.load(a + n * row + cols, mask=in_cols, other=0.0)[None, :]
-        offset = tl.load(b + n * row + cols, mask=in_cols, other=0.0)[None, :]
+        scale = tl.load(a + n * row_ab + cols, mask=in_cols, other=0.0)[None, :]
+        offset = tl.load(b + n * row_ab + cols, mask=in_cols, other=0.0)[None, :]
     dtype = out.dtype.element_ty
+    x += n * x_image
+    out += n * out_image
     if RESIZE == 1:
-        inside = (rows < HW // 4)[:, None] & in_cols[None, :]
-        corner = (rows // (W // 2)) * 2 * W + (rows % (W // 2)) * 2
+        height, width = H // 2, W // 2
+        row, column = pixels // width, pixels % width
+        inside = (pixels < height * width)[:, None] & in_cols[None, :]
         mean = tl.zeros((BP, BC), tl.float32)
         plain = tl.zeros((BP, BC), tl.float32)
         for i in tl.static_range(4):
-            source = corner + (i // 2) * W + i % 2
-            at = n * HW * C + source[:, None] * C + cols[None, :]
-            v = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+            at = (2 * row + i // 2) * x_row + (2 * column + i % 2) * C
+            v = tl.load(x + at[:, None] + cols[None, :], mask=inside, other=0.0).to(tl.float32)
             plain += v
             mean += _activated(v, scale, offset, NORM, SILU)
-        base = n * (HW // 4)
-        tl.store(out + (base + rows)[:, None] * out_C + cols[None, :], (mean / 4).to(dtype), mask=inside)
-        tl.store(reduced + (base + rows)[:, None] * C + cols[None, :], (plain / 4).to(dtype), mask=inside)
+        to = row * out_row + column * out_pixel
+        tl.store(out + to[:, None] + cols[None, :], (mean / 4).to(dtype), mask=inside)
+        to = (n * height * width + pixels) * C
+        tl.store(reduced + to[:, None] + cols[None, :], (plain / 4).to(dtype), mask=inside)
     else:
-        inside = (rows < HW)[:, None] & in_cols[None, :]
-        at = n * HW * C + rows[:, None] * C + cols[None, :]
-        v = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+        row, column = pixels // W, pixels % W
+        inside = (pixels < H * W)[:, None] & in_cols[None, :]
+        at = row * x_row + column * C
+        v = tl.load(x + at[:, None] + cols[None, :], mask=inside, other=0.0).to(tl.float32)
         v = _activated(v, scale, offset, NORM, SILU).to(dtype)
         if RESIZE == 0:
-            tl.store(out + (n * HW + rows)[:, None] * out_C + cols[None, :], v, mask=inside)
+            to = row * out_row + column * out_pixel
+            tl.store(out + to[:, None] + cols[None, :], v, mask=inside)
         else:
-            corner = (rows // W) * 4 * W + (rows % W) * 2
             for i in tl.static_range(4):
-                to = n * HW * 4 + corner + (i // 2) * 2 * W + i % 2
-                tl.store(out + to[:, None] * out_C + cols[None, :], v, mask=inside)
+                to = (2 * row + i // 2) * out_row + (2 * column + i % 2) * out_pixel
+                tl.store(out + to[:, None] + cols[None, :], v, mask=inside)
 
 
 @triton.jit

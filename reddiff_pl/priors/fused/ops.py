@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,11 @@ from reddiff_pl.priors.fused import kernels
 PARTS = 64  # an image's sums are taken in at most so many parts
 SUMMED = 8192  # elements of a tile that is summed
 ACTIVATED = 2048  # elements of a tile that is not
+
+
+Pieces: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
+"""A map of twice the size in four views (B, H, W, C): its pixels in even and odd rows and columns, (2 r + i, 2 c + j)
+in piece 2 i + j."""
 
 
 @dataclass
@@ -54,50 +61,106 @@ def conv(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 1) -> Tensor
     return y.permute(0, 2, 3, 1).contiguous()
 
 
-def add(h: Tensor, bias: Tensor | None, residual: Tensor | None = None, scale: float = 1.0) -> Map:
+def halves(weight: Tensor) -> list[Tensor]:
+    """What a 3x3 convolution of an enlarged map is to the map itself: four 2x2 convolutions, for `conv_enlarged`.
+
+    Rows 2r of the enlarged map see rows r - 1, r, r of the map, rows 2r + 1 see r, r, r + 1; columns likewise.
+
+    Args:
+        weight: (C_out, C, 3, 3), float32.
+    """
+    even = torch.tensor([[1.0, 0, 0], [0, 1, 1]], device=weight.device)
+    odd = torch.tensor([[1.0, 1, 0], [0, 0, 1]], device=weight.device)
+    return [torch.einsum("ocij,ai,bj->ocab", weight, a, b) for a in (even, odd) for b in (even, odd)]
+
+
+def conv_enlarged(x: Tensor, weights: list[Tensor]) -> Pieces:
+    """A 3x3 convolution of x doubled to nearest neighbours, without its bias, in 4/9 of the work.
+
+    Args:
+        x: (B, H, W, C).
+        weights: of `halves`, channels last in memory.
+    """
+    _, H, W, _ = x.shape
+    pieces = []
+    for i, weight in enumerate(weights):
+        row, column = i // 2, i % 2
+        pieces.append(conv(x, weight)[:, row : row + H, column : column + W])
+    return pieces[0], pieces[1], pieces[2], pieces[3]
+
+
+def add(h: Tensor | Pieces, bias: Tensor | None, residual: Tensor | None = None, scale: float = 1.0) -> Map:
     """(h + bias + residual) * scale, with its sums.
 
     Args:
-        h: (B, H, W, C).
+        h: (B, H, W, C), or a map in pieces.
         bias: (C,).
-        residual: like h, or (B, H/2, W/2, C), which is enlarged to its nearest neighbours.
+        residual: of the size of h, or of half its height and width, which is enlarged to nearest neighbours.
     """
-    out = torch.empty_like(h)
-    kind = 0 if residual is None else 1 if residual.shape == h.shape else 2
+    out = torch.empty(_shape(h), device=_first(h).device, dtype=_first(h).dtype)
+    kind = 0 if residual is None else 1 if residual.shape == out.shape else 2
     return Map(out, _sums(h, bias, residual, out, scale, kind))
 
 
-def sums_of(h: Tensor) -> Tensor:
+def sums_of(h: Tensor | Pieces) -> Tensor:
     """The sums of a map as it is."""
     return _sums(h, None, None, None, 1.0, 0)
 
 
 def _sums(
-    h: Tensor, bias: Tensor | None, residual: Tensor | None, out: Tensor | None, scale: float, kind: int
+    h: Tensor | Pieces,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    out: Tensor | None,
+    scale: float,
+    kind: int,
 ) -> Tensor:
-    B, H, W, C = h.shape
+    views = _views(h)
+    B, H, W, C = views[0].shape
     pixels, channels = _tile(C, SUMMED)
     part = _ceil(_ceil(H * W, PARTS), pixels) * pixels
     parts = _ceil(H * W, part)
-    sums = torch.empty(B, parts, 2, C, device=h.device)
-    grid = (parts, _ceil(C, channels), B)
-    kernels.add_kernel[grid](
-        *(
-            h,
-            h if bias is None else bias,
-            h if residual is None else residual,
-            h if out is None else out,
-            sums,
-        ),
-        *(H * W, W, C, part, scale),
-        *(bias is not None, kind, out is not None, pixels, channels, 3),
-        num_warps=8,
-    )
+    sums = torch.empty(B, parts * len(views), 2, C, device=views[0].device)
+    for i, (view, to) in enumerate(
+        zip(views, [None] * len(views) if out is None else _places(out, h), strict=True)
+    ):
+        to = view if to is None else to
+        kernels.add_kernel[(parts, _ceil(C, channels), B)](
+            *(
+                view,
+                *view.stride()[:2],
+                view if bias is None else bias,
+                view if residual is None else residual,
+            ),
+            *(to, *to.stride()[:3], sums, i * parts, parts * len(views), H, W, C, part, scale),
+            *(bias is not None, kind, out is not None, pixels, channels, 3),
+            num_warps=8,
+        )
     return sums
 
 
+def _first(h: Tensor | Pieces) -> Tensor:
+    return h if isinstance(h, Tensor) else h[0]
+
+
+def _views(h: Tensor | Pieces) -> tuple[Tensor, ...]:
+    return (h,) if isinstance(h, Tensor) else h
+
+
+def _shape(h: Tensor | Pieces) -> tuple[int, int, int, int]:
+    """(B, H, W, C) of a map, in pieces or not."""
+    B, H, W, C = _first(h).shape
+    return (B, H, W, C) if isinstance(h, Tensor) else (B, 2 * H, 2 * W, C)
+
+
+def _places(out: Tensor, h: Tensor | Pieces) -> list[Tensor]:
+    """Where in `out` the pixels of a map go, or those of its pieces."""
+    return [out] if isinstance(h, Tensor) else [out[:, i // 2 :: 2, i % 2 :: 2] for i in range(4)]
+
+
 def affine(
-    maps: list[Map],
+    sums: Sequence[Tensor],
+    pixels: int,
     norm: nn.GroupNorm,
     bias: Tensor | None = None,
     shift: Tensor | None = None,
@@ -106,63 +169,85 @@ def affine(
     """a, b, float32 (B, C), of the GroupNorm of one map, or of two behind each other: norm(x) = a x + b.
 
     Args:
+        sums: of the maps.
+        pixels: H W.
         bias: (C,), what is still to be added to the map.
         shift: likewise for each image, (B, C), rows of any stride.
         modulation: scale and shift of the normalised map, (B, 2 C), rows of any stride: norm (1 + scale) + shift.
     """
-    first, second = maps[0], maps[-1]
-    B, H, W, C1 = first.x.shape
-    C2 = second.x.shape[3] if len(maps) == 2 else 0
+    first, second = sums[0], sums[-1]
+    B, parts, _, C1 = first.shape
+    C2 = second.shape[3] if len(sums) == 2 else 0
     group = (C1 + C2) // norm.num_groups
-    a, b = torch.empty(2, B, C1 + C2, device=first.x.device)
+    a, b = torch.empty(2, B, C1 + C2, device=first.device)
     by = modulation if modulation is not None else shift
     kernels.affine_kernel[(B, norm.num_groups)](
-        *(first.sums, first.sums.shape[1], C1, second.sums, second.sums.shape[1], C2),
+        *(first, parts, C1, second, second.shape[1], C2),
         *(
-            first.sums if bias is None else bias,
-            first.sums if shift is None else shift,
+            first if bias is None else bias,
+            first if shift is None else shift,
             norm.weight,
             norm.bias,
         ),
-        *(first.sums if modulation is None else modulation, 0 if by is None else by.stride(0), a, b),
-        *(H * W, group, norm.eps),
+        *(first if modulation is None else modulation, 0 if by is None else by.stride(0), a, b),
+        *(pixels, group, norm.eps),
         *(bias is not None, shift is not None, modulation is not None, C2 > 0),
-        *(_power(max(first.sums.shape[1], second.sums.shape[1]), 64), _power(group, 1 << 16)),
+        *(_power(max(parts, second.shape[1]), 64), _power(group, 1 << 16)),
     )
     return a, b
 
 
-def activate(
-    xs: list[Tensor], scales: tuple[Tensor, Tensor] | None, silu: bool = True, resize: int = 0
-) -> tuple[Tensor, Tensor]:
-    """silu(a x + b) of one map, or of two behind each other, (B, H', W', C).
+def activate(xs: Sequence[Tensor | Pieces], scales: tuple[Tensor, Tensor], silu: bool = True) -> Tensor:
+    """silu(a x + b) of one map, or of two behind each other, (B, H, W, C).
 
     Args:
-        xs: (B, H, W, C) each.
-        scales: a, b; None: x itself.
-        resize: 0; 1: halved by means of 2x2; 2: doubled to nearest neighbours.
-
-    Returns:
-        The map, and for `resize` 1 also x itself halved (else x).
+        xs: (B, H, W, C) each, or a map in pieces.
+        scales: a, b.
     """
-    B, H, W, _ = xs[0].shape
-    total = sum(x.shape[3] for x in xs)
-    size = ((H, W), (H // 2, W // 2), (2 * H, 2 * W))[resize]
-    out = xs[0].new_empty(B, *size, total)
-    reduced = xs[0].new_empty(B, *size, total) if resize == 1 else xs[0]
+    B, H, W, _ = _shape(xs[0])
+    out = _first(xs[0]).new_empty(B, H, W, sum(_shape(x)[3] for x in xs))
     at = 0
     for x in xs:
-        C = x.shape[3]
-        pixels, channels = _tile(C, ACTIVATED)
-        grid = (_ceil(H * W // 4 if resize == 1 else H * W, pixels), _ceil(C, channels), B)
-        a, b = (x, x) if scales is None else (scale[:, at:] for scale in scales)
-        kernels.activate_kernel[grid](
-            *(x, a, b, out[..., at:], reduced, H * W, W, C, total, total),
-            *(scales is not None, silu, resize, pixels, channels),
-            num_warps=8,
-        )
+        C = _shape(x)[3]
+        for view, to in zip(_views(x), _places(out[..., at : at + C], x), strict=True):
+            _activate(view, to, out, (scales[0][:, at:], scales[1][:, at:]), silu, 0)
         at += C
+    return out
+
+
+def halve(x: Tensor, scales: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+    """Means over 2x2 pixels of silu(a x + b), and of x, (B, H/2, W/2, C).
+
+    Args:
+        x: (B, H, W, C).
+        scales: a, b; None: the first is that of x, too.
+    """
+    B, H, W, C = x.shape
+    out, reduced = x.new_empty(2, B, H // 2, W // 2, C)
+    _activate(x, out, reduced, scales, scales is not None, 1)
     return out, reduced
+
+
+def double(x: Tensor) -> Tensor:
+    """x enlarged to nearest neighbours, (B, 2 H, 2 W, C)."""
+    B, H, W, C = x.shape
+    out = x.new_empty(B, 2 * H, 2 * W, C)
+    _activate(x, out, out, None, False, 2)
+    return out
+
+
+def _activate(
+    x: Tensor, out: Tensor, reduced: Tensor, scales: tuple[Tensor, Tensor] | None, silu: bool, resize: int
+) -> None:
+    B, H, W, C = x.shape
+    pixels, channels = _tile(C, ACTIVATED)
+    grid = (_ceil(H * W // 4 if resize == 1 else H * W, pixels), _ceil(C, channels), B)
+    a, b = (x, x) if scales is None else scales
+    kernels.activate_kernel[grid](
+        *(x, *x.stride()[:2], a, b, out, *out.stride()[:3], reduced, H, W, C, a.stride(0)),
+        *(scales is not None, silu, resize, pixels, channels),
+        num_warps=8,
+    )
 
 
 def shortcut(xs: list[Tensor], weight: Tensor, h: Tensor, bias: Tensor, scale: float = 1.0) -> Map:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reddiff_pl.priors.fused import ops
-from reddiff_pl.priors.fused.ops import Map
+from reddiff_pl.priors.fused.ops import Map, Pieces
 
 _BLOCKS = {
     "DownBlock2D",
@@ -72,12 +72,19 @@ class FusedUNet:
         self.dtype, self.channels = dtype, channels
         embeddings = [network.time_embedding, network.class_embedding]
         exact = {module for part in embeddings if part is not None for module in part.modules()}
-        for module in network.modules():
+        modules: list[Any] = list(network.modules())
+        self.halves = {
+            id(conv): [
+                w.to(dtype, memory_format=torch.channels_last) for w in ops.halves(conv.weight.float())
+            ]
+            for conv in map(_enlarged_conv, modules)
+            if conv is not None
+        }
+        for module in modules:
             if isinstance(module, nn.Conv2d):
                 module.weight.data = module.weight.to(dtype, memory_format=torch.channels_last)
             elif isinstance(module, nn.Linear) and module not in exact:
                 module.weight.data = module.weight.to(dtype)
-        modules: list[Any] = list(network.modules())
         self.resnets = [m for m in modules if type(m).__name__ == "ResnetBlock2D"]
         self.attentions = [m for m in modules if type(m).__name__ == "Attention"]
         self._join()
@@ -128,7 +135,7 @@ class FusedUNet:
                 h = self._attention(self._resnet([h, skips.pop()], resnet, modulation), attention)
             for sampler in block.upsamplers or ():
                 h = self._upsample(h, sampler, modulation)
-        scales = ops.affine([h], net.conv_norm_out)
+        scales = ops.affine([h.sums], h.x.shape[1] * h.x.shape[2], net.conv_norm_out)
         return ops.conv_out(h.x, scales, self.conv_out, net.conv_out.bias[: self.channels])
 
     def _modulation(self, t: Tensor, labels: Tensor | None) -> Tensor:
@@ -146,29 +153,37 @@ class FusedUNet:
     def _resnet(self, maps: list[Map], resnet: Any, modulation: Tensor) -> Map:
         """A residual block on one map, or on the concatenation of two."""
         xs = [each.x for each in maps]
-        resize = 1 if resnet.downsample is not None else 2 if resnet.upsample is not None else 0
-        hidden, reduced = ops.activate(xs, ops.affine(maps, resnet.norm1), resize=resize)
-        h = ops.conv(hidden, resnet.conv1.weight)
+        pixels = xs[0].shape[1] * xs[0].shape[2]
+        scales = ops.affine([each.sums for each in maps], pixels, resnet.norm1)
+        h: Tensor | Pieces
+        if resnet.downsample is not None:
+            hidden, residual = ops.halve(xs[0], scales)
+            h, pixels = ops.conv(hidden, resnet.conv1.weight), pixels // 4
+        elif resnet.upsample is not None:
+            hidden, residual = ops.activate(xs, scales), xs[0]
+            h, pixels = ops.conv_enlarged(hidden, self.halves[id(resnet.conv1)]), pixels * 4
+        else:
+            hidden, residual = ops.activate(xs, scales), xs[0]
+            h = ops.conv(hidden, resnet.conv1.weight)
         del hidden
         first, last = self.columns[id(resnet)]
-        mine = modulation[:, first:last]
-        by = {"shift" if resnet.time_embedding_norm == "default" else "modulation": mine}
-        scales = ops.affine([Map(h, ops.sums_of(h))], resnet.norm2, resnet.conv1.bias, **by)
-        h = ops.conv(ops.activate([h], scales)[0], resnet.conv2.weight)
-        scale = 1 / resnet.output_scale_factor
+        by = {"shift" if resnet.time_embedding_norm == "default" else "modulation": modulation[:, first:last]}
+        scales = ops.affine([ops.sums_of(h)], pixels, resnet.norm2, resnet.conv1.bias, **by)
+        h = ops.conv(ops.activate([h], scales), resnet.conv2.weight)
+        bias, scale = self.biases[id(resnet)], 1 / resnet.output_scale_factor
         if resnet.conv_shortcut is None:
-            return ops.add(h, self.biases[id(resnet)], reduced if resize else xs[0], scale)
-        if resize == 2:
-            reduced = ops.activate(xs, None, silu=False, resize=2)[0]
-        weight = resnet.conv_shortcut.weight.flatten(1)
-        return ops.shortcut([reduced] if resize else xs, weight, h, self.biases[id(resnet)], scale)
+            return ops.add(h, bias, residual, scale)
+        inputs = xs
+        if resnet.downsample is not None or resnet.upsample is not None:
+            inputs = [residual if resnet.upsample is None else ops.double(residual)]
+        return ops.shortcut(inputs, resnet.conv_shortcut.weight.flatten(1), h, bias, scale)
 
     def _attention(self, h: Map, attention: Any) -> Map:
         if attention is None:
             return h
         B, H, W, C = h.x.shape
         norm = attention.group_norm
-        tokens = h.x if norm is None else ops.activate([h.x], ops.affine([h], norm), silu=False)[0]
+        tokens = h.x if norm is None else ops.activate([h.x], ops.affine([h.sums], H * W, norm), silu=False)
         heads = attention.heads
         q, k, v = (
             part.unflatten(2, (heads, -1)).transpose(1, 2)
@@ -183,7 +198,7 @@ class FusedUNet:
         if type(sampler).__name__ == "ResnetBlock2D":
             return self._resnet([h], sampler, modulation)
         if not sampler.use_conv:
-            reduced = ops.activate([h.x], None, silu=False, resize=1)[0]
+            reduced = ops.halve(h.x, None)[0]
             return Map(reduced, ops.sums_of(reduced))
         x = F.pad(h.x, (0, 0, 0, 1, 0, 1)) if sampler.padding == 0 else h.x
         out = ops.conv(x, sampler.conv.weight, stride=2, padding=sampler.padding)
@@ -192,10 +207,17 @@ class FusedUNet:
     def _upsample(self, h: Map, sampler: Any, modulation: Tensor) -> Map:
         if type(sampler).__name__ == "ResnetBlock2D":
             return self._resnet([h], sampler, modulation)
-        large = ops.activate([h.x], None, silu=False, resize=2)[0]
-        if not sampler.use_conv:
-            return Map(large, ops.sums_of(large))
-        return ops.add(ops.conv(large, sampler.conv.weight), sampler.conv.bias)
+        if sampler.use_conv:
+            return ops.add(ops.conv_enlarged(h.x, self.halves[id(sampler.conv)]), sampler.conv.bias)
+        large = ops.double(h.x)
+        return Map(large, ops.sums_of(large))
+
+
+def _enlarged_conv(module: Any) -> Any:
+    """The 3x3 convolution that a module has behind its enlargement, or None."""
+    if type(module).__name__ == "ResnetBlock2D" and module.upsample is not None:
+        return module.conv1
+    return module.conv if type(module).__name__ == "Upsample2D" and module.use_conv else None
 
 
 def _sum(a: Tensor, b: Tensor | None) -> Tensor:
