@@ -42,14 +42,14 @@ def demo(argv: list[str]) -> int:
         ]
         cli = RestoreCLI("restore", options)
         code = max(code, restore_with(cli))
-        groups.append((title, _rows(cli.datamodule, Run(out / task))))
+        groups.append((title, picture_rows(cli.datamodule, Run(out / task))))
     path = Run(out).overview
     draw_overview(path, groups)
     print(f"look at {path}")
     return code
 
 
-def _rows(data: ShardDataModule, run: Run) -> list[Row]:
+def picture_rows(data: ShardDataModule, run: Run) -> list[Row]:
     """Reference, measurement and restored image of each sample: the inputs degraded again, the outputs read."""
     rows = []
     for shard in data.shards:
