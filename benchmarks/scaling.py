@@ -169,6 +169,9 @@ class Scaling:
             "cores_a_task": sum(used) / len(used) if used else None,
             "rss_gib_a_task": usage.largest_rss(),
             "device": next(iter(found.values())).get("device", ""),
+            "device_gib_a_task": max(
+                (s["peak_memory_gib"] for s in found.values() if "peak_memory_gib" in s), default=None
+            ),
         }
 
     def kill(self, tasks: int) -> dict[str, Any]:

@@ -9,7 +9,12 @@ def table(record: dict[str, Any]) -> str:
     """The record as Markdown."""
     header = [
         *("tasks", "images/s", "of one task, times", "efficiency", "with both ends, images/s"),
-        *("to the last task's first shard, s", "whole command, s", "CPU cores a task", "GiB of RAM a task"),
+        *(
+            "to the last task's first shard, s",
+            "whole command, s",
+            "CPU cores a task",
+            "GiB of RAM (of the device) a task",
+        ),
         *("MB read a task", "MB written a task"),
     ]
     lines = [f"`{record['command']}`, {record['began']}, {record['host_cores']} cores", ""]
@@ -28,6 +33,8 @@ def table(record: dict[str, Any]) -> str:
             *(row["bytes_in"] / 1e6, row["bytes_out"] / 1e6),
         ]
         text = ["" if cell is None else f"{cell:.3f}" if cell < 10 else f"{cell:.1f}" for cell in cells]
+        if row.get("device_gib_a_task"):
+            text[7] += f" ({row['device_gib_a_task']:.1f})"
         lines.append(f"| {row['tasks']} | {' | '.join(text)} |")
     if kill := record.get("kill"):
         lines += ["", killed(kill)]

@@ -112,7 +112,7 @@ def restore(
     Returns:
         whole_seconds of the command; start_seconds to the first shard's opening; work_seconds from there to the last
         commit; steady_seconds from the first commit to the last (None with one shard); images, and steady_images
-        without the first shard's; cpu_seconds of the process.
+        without the first shard's; cpu_seconds of the process; peak_gib of the device, where it has memory of its own.
 
     Raises:
         RuntimeError: it failed; with the last line it printed.
@@ -143,6 +143,7 @@ def restore(
         raise RuntimeError(f"restore did not finish all shards: {last_line(log)}")
     opened = min(shard["finished"] - shard["seconds"] for shard in shards)
     commits = [shard["finished"] for shard in shards]
+    peaks = [shard["peak_memory_gib"] for shard in shards if "peak_memory_gib" in shard]
     return {
         "whole_seconds": ended - began,
         "start_seconds": opened - began,
@@ -151,6 +152,7 @@ def restore(
         "images": sum(shard["restored"] for shard in shards),
         "steady_images": sum(shard["restored"] for shard in shards[1:]),
         "cpu_seconds": _cpu_of_children() - before,
+        **({"peak_gib": max(peaks)} if peaks else {}),
     }
 
 

@@ -114,6 +114,8 @@ def _lines(job: dict[str, Any], log: Path, patience: Patience) -> Iterator[dict[
                 line = heard.get(timeout=0.2)
             except queue.Empty:
                 stop.check()
+                if process.poll() is not None:
+                    break  # what it started may hold its stdout open
                 if time.monotonic() > until:
                     yield _error(current, "took too long")
                     return

@@ -123,7 +123,8 @@ class Case:
         }
         if forward:  # the products of a backward pass are not counted
             row["tflops"] = self.job["flop"] / ms / 1e9
-            row["share_of_peak"] = row["tflops"] / self.job["peak"]["tflops"]
+            row["peak_tflops"] = self.job["peak"]["tflops"]  # measured in this process
+            row["share_of_peak"] = row["tflops"] / row["peak_tflops"]
         return row
 
 

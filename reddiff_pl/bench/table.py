@@ -51,7 +51,7 @@ def _head(record: dict[str, Any]) -> str:
             f"network: {network['parameters'] / 1e6:.1f} million parameters, {size}, "
             f"{network['flop'] / 1e9:,.1f} GFLOP a forward pass"
         )
-        lines.append(f"measured peak, {peak['product']} product: {_number(peak['tflops'])} TFLOP/s")
+        lines.append(f"measured peak, {peak['product']}: {_number(peak['tflops'])} TFLOP/s")
         lines.append(
             f"zeros: at most {100 * zeros['largest']:.3f} % of the output of each of {zeros['tensors']} layers"
             + ("" if zeros["alive"] else "; **not all alive, see bench.json: timings may flatter**")
