@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     first = None
     for path in arguments.priors or [None]:
-        prior = UNet(path).to(device)
+        prior = UNet(path, precision="32").to(device)
         if first is None:
             x = photos(arguments.photos, prior.shape[-1], arguments.modulus)
             print(f"{len(x)} photos, {arguments.draws} draws")
