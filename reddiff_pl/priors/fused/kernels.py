@@ -30,12 +30,12 @@ import triton.language as tl
 @triton.jit
 def add_kernel(
     h, h_image, h_row, bias, residual, out, out_image, out_row, out_pixel, sums, first_part, parts, H, W, C, PX, scale,
-    BIAS: tl.constexpr, RESIDUAL: tl.constexpr, STORE: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
-    STAGES: tl.constexpr,
+    VIEW: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr, STORE: tl.constexpr,
+    BP: tl.constexpr, BC: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """One part of PX pixels and BC channels of an image. RESIDUAL: 0 none, 1 as it is, 2 of half the size.
 
-    h and out may be views, whose images, rows and (out) pixels are so many elements apart.
+    VIEW: h and out are views, whose images, rows and (out) pixels are so many elements apart.
     """
     part, n = tl.program_id(0), tl.program_id(2).to(tl.int64)
     cols = tl.program_id(1) * BC + tl.arange(0, BC)
@@ -44,32 +44,34 @@ def add_kernel(
     squares = tl.zeros((BP, BC), tl.float32)
     for first in tl.range(0, PX, BP, num_stages=STAGES):
         pixels = part * PX + first + tl.arange(0, BP)
-        row, column = pixels // W, pixels % W
         inside = (pixels < H * W)[:, None] & in_cols
-        v = tl.load(
-            h + n * h_image + (row * h_row + column * C)[:, None] + cols[None, :], mask=inside, other=0.0
-        )
-        v = v.to(tl.float32)
+        whole = n * H * W * C + pixels[:, None] * C + cols[None, :]
+        row, column = pixels // W, pixels % W
+        at = whole
+        if VIEW:
+            at = n * h_image + (row * h_row + column * C)[:, None] + cols[None, :]
+        v = tl.load(h + at, mask=inside, other=0.0).to(tl.float32)
         if BIAS:
             v += tl.load(bias + cols, mask=cols < C, other=0.0).to(tl.float32)[None, :]
         if RESIDUAL == 1:
-            at = n * H * W * C + pixels[:, None] * C + cols[None, :]
-            v += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
+            v += tl.load(residual + whole, mask=inside, other=0.0).to(tl.float32)
         if RESIDUAL == 2:
             source = row // 2 * (W // 2) + column // 2
             at = n * (H // 2) * (W // 2) * C + source[:, None] * C + cols[None, :]
             v += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
         if STORE:
             rounded = (v * scale).to(out.dtype.element_ty)
-            at = n * out_image + (row * out_row + column * out_pixel)[:, None] + cols[None, :]
-            tl.store(out + at, rounded, mask=inside)
+            to = whole
+            if VIEW:
+                to = n * out_image + (row * out_row + column * out_pixel)[:, None] + cols[None, :]
+            tl.store(out + to, rounded, mask=inside)
             v = rounded.to(tl.float32)
         v = tl.where(inside, v, 0.0)
         total += v
         squares += v * v
-    to = sums + (n * parts + first_part + part) * 2 * C + cols
-    tl.store(to, tl.sum(total, 0), mask=cols < C)
-    tl.store(to + C, tl.sum(squares, 0), mask=cols < C)
+    sums += (n * parts + first_part + part) * 2 * C + cols
+    tl.store(sums, tl.sum(total, 0), mask=cols < C)
+    tl.store(sums + C, tl.sum(squares, 0), mask=cols < C)
 
 
 @triton.jit
@@ -137,12 +139,13 @@ def _activated(v, scale, offset, NORM: tl.constexpr, SILU: tl.constexpr):
 @triton.jit
 def activate_kernel(
     x, x_image, x_row, a, b, out, out_image, out_row, out_pixel, reduced, H, W, C, row_ab,
-    NORM: tl.constexpr, SILU: tl.constexpr, RESIZE: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
+    VIEW: tl.constexpr, NORM: tl.constexpr, SILU: tl.constexpr, RESIZE: tl.constexpr,
+    BP: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     """BP pixels and BC channels of an image. RESIZE: 0 none, 1 halved (`reduced`: x itself halved), 2 doubled.
 
-    H and W are those of x; for RESIZE 1 the pixels of a program are the output's, else x's. x and out may be views,
-    whose images, rows and (out) pixels are so many elements apart; a and b hold `row_ab` channels an image.
+    H and W are those of x; for RESIZE 1 the pixels of a program are the output's, else x's. x's images and rows, out's
+    and its pixels are so many elements apart; VIEW: with gaps. a and b hold `row_ab` channels an image.
     """
     n = tl.program_id(2).to(tl.int64)
     cols = tl.program_id(1) * BC + tl.arange(0, BC)
@@ -174,11 +177,15 @@ def activate_kernel(
     else:
         row, column = pixels // W, pixels % W
         inside = (pixels < H * W)[:, None] & in_cols[None, :]
-        at = row * x_row + column * C
+        at = pixels * C
+        if VIEW:
+            at = row * x_row + column * C
         v = tl.load(x + at[:, None] + cols[None, :], mask=inside, other=0.0).to(tl.float32)
         v = _activated(v, scale, offset, NORM, SILU).to(dtype)
         if RESIZE == 0:
-            to = row * out_row + column * out_pixel
+            to = pixels * out_pixel
+            if VIEW:
+                to = row * out_row + column * out_pixel
             tl.store(out + to[:, None] + cols[None, :], v, mask=inside)
         else:
             for i in tl.static_range(4):
@@ -187,20 +194,23 @@ def activate_kernel(
 
 
 @triton.jit
-def _product(x, rows, in_rows, C, a, b, weight, cols, in_cols, K, acc, NORM: tl.constexpr, BK: tl.constexpr):
-    """acc + x[rows] W[cols]^T over the C channels of x; rows of W hold K."""
+def _product(
+    x, rows, in_rows, C, a, b, weight, cols, in_cols, K, acc,
+    EVEN: tl.constexpr, NORM: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """acc + x[rows] W[cols]^T over the C channels of x; rows of W hold K. EVEN: no tile goes beyond its map."""
     for first in range(0, C, BK):
         k = first + tl.arange(0, BK)
-        left = tl.load(
-            x + rows[:, None] * C + k[None, :], mask=in_rows[:, None] & (k < C)[None, :], other=0.0
-        )
+        left_at, right_at = x + rows[:, None] * C + k[None, :], weight + cols[None, :] * K + k[:, None]
+        if EVEN:
+            left, right = tl.load(left_at), tl.load(right_at)
+        else:
+            left = tl.load(left_at, mask=in_rows[:, None] & (k < C)[None, :], other=0.0)
+            right = tl.load(right_at, mask=in_cols[None, :] & (k < C)[:, None], other=0.0)
         if NORM:
             scale = tl.load(a + k, mask=k < C, other=0.0)[None, :]
             offset = tl.load(b + k, mask=k < C, other=0.0)[None, :]
             left = _activated(left.to(tl.float32), scale, offset, True, True).to(x.dtype.element_ty)
-        right = tl.load(
-            weight + cols[None, :] * K + k[:, None], mask=in_cols[None, :] & (k < C)[:, None], other=0.0
-        )
         acc = tl.dot(left, right, acc)
     return acc
 
@@ -208,8 +218,8 @@ def _product(x, rows, in_rows, C, a, b, weight, cols, in_cols, K, acc, NORM: tl.
 @triton.jit
 def product_kernel(
     x1, C1, x2, C2, a, b, weight, h, bias, out, sums, HW, C, scale,
-    NORM: tl.constexpr, SECOND: tl.constexpr, ADD: tl.constexpr, BIAS: tl.constexpr, SUMS: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    EVEN: tl.constexpr, NORM: tl.constexpr, SECOND: tl.constexpr, ADD: tl.constexpr, BIAS: tl.constexpr,
+    SUMS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """BM pixels and BN output channels of an image."""
     n = tl.program_id(1).to(tl.int64)
@@ -228,9 +238,9 @@ def product_kernel(
     if BIAS:
         acc += tl.load(bias + cols, mask=in_cols, other=0.0).to(tl.float32)[None, :]
     own_a, own_b = a + n * C1, b + n * C1
-    acc = _product(x1, rows, in_rows, C1, own_a, own_b, weight, cols, in_cols, C1 + C2, acc, NORM, BK)
+    acc = _product(x1, rows, in_rows, C1, own_a, own_b, weight, cols, in_cols, C1 + C2, acc, EVEN, NORM, BK)
     if SECOND:
-        acc = _product(x2, rows, in_rows, C2, a, b, weight + C1, cols, in_cols, C1 + C2, acc, False, BK)
+        acc = _product(x2, rows, in_rows, C2, a, b, weight + C1, cols, in_cols, C1 + C2, acc, EVEN, False, BK)
     rounded = (acc * scale).to(out.dtype.element_ty)
     tl.store(out + at, rounded, mask=inside)
     if SUMS:

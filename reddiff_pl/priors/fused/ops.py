@@ -133,7 +133,7 @@ def _sums(
                 view if residual is None else residual,
             ),
             *(to, *to.stride()[:3], sums, i * parts, parts * len(views), H, W, C, part, scale),
-            *(bias is not None, kind, out is not None, pixels, channels, 3),
+            *(len(views) > 1, bias is not None, kind, out is not None, pixels, channels, 3),
             num_warps=8,
         )
     return sums
@@ -245,7 +245,7 @@ def _activate(
     a, b = (x, x) if scales is None else scales
     kernels.activate_kernel[grid](
         *(x, *x.stride()[:2], a, b, out, *out.stride()[:3], reduced, H, W, C, a.stride(0)),
-        *(scales is not None, silu, resize, pixels, channels),
+        *(not x.is_contiguous(), scales is not None, silu, resize, pixels, channels),
         num_warps=8,
     )
 
@@ -323,14 +323,16 @@ def _product(
     """out = (h + bias + [x1, x2] W^T) * scale, of silu(a x1 + b) where there are `scales`; the sums of out."""
     B, H, W, C = out.shape
     rows, cols, warps, stages = _product_tile(H * W, C)
+    depth = min(64, _power(xs[0].shape[3], 64))
+    even = not any(n % tile for n, tile in ((H * W, rows), (C, cols), *((x.shape[3], depth) for x in xs)))
     parts = _ceil(H * W, rows)
     partial = torch.empty(B, parts, 2, C, device=out.device) if sums else out
     a, b = (out, out) if scales is None else scales
     kernels.product_kernel[(parts * _ceil(C, cols), B)](
         *(xs[0], xs[0].shape[3], xs[-1], xs[-1].shape[3] if len(xs) == 2 else 0, a, b, weight),
         *(out if h is None else h, out if bias is None else bias, out, partial, H * W, C, scale),
-        *(scales is not None, len(xs) == 2, h is not None, bias is not None, sums),
-        *(rows, cols, min(64, _power(xs[0].shape[3], 64))),
+        *(even, scales is not None, len(xs) == 2, h is not None, bias is not None, sums),
+        *(rows, cols, depth),
         num_warps=warps,
         num_stages=stages,
     )
