@@ -213,6 +213,7 @@ def test_convolutions_of_few_channels() -> None:
         ({**ATTENTION, "up_block_types": ("AttnUpBlock2D", "SkipUpBlock2D")}, "SkipUpBlock2D"),
         ({**ATTENTION, "time_embedding_type": "fourier"}, "fourier"),
         ({**ATTENTION, "act_fn": "gelu"}, "GELU"),
+        ({**ATTENTION, "block_out_channels": (12, 24), "norm_num_groups": 4}, "12 channels"),
     ],
 )
 def test_obstacles_are_named(settings: dict[str, Any], name: str) -> None:

@@ -23,8 +23,11 @@ References:
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
+
+TYPES = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
 
 
 @triton.jit
@@ -195,59 +198,54 @@ def activate_kernel(
 
 @triton.jit
 def _product(
-    x, rows, in_rows, C, a, b, weight, cols, in_cols, K, acc,
-    EVEN: tl.constexpr, NORM: tl.constexpr, BK: tl.constexpr,
+    x, n, row, C, a, b, weight, col, first_weight, acc,
+    NORM: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """acc + x[rows] W[cols]^T over the C channels of x; rows of W hold K. EVEN: no tile goes beyond its map."""
-    for first in range(0, C, BK):
-        k = first + tl.arange(0, BK)
-        left_at, right_at = x + rows[:, None] * C + k[None, :], weight + cols[None, :] * K + k[:, None]
-        if EVEN:
-            left, right = tl.load(left_at), tl.load(right_at)
-        else:
-            left = tl.load(left_at, mask=in_rows[:, None] & (k < C)[None, :], other=0.0)
-            right = tl.load(right_at, mask=in_cols[None, :] & (k < C)[:, None], other=0.0)
+    """acc + x[rows] W[cols]^T over the C channels of x, those of W counted from first_weight."""
+    for k in range(0, C, BK):
+        left = x.load([n, row, k]).reshape(BM, BK)
         if NORM:
-            scale = tl.load(a + k, mask=k < C, other=0.0)[None, :]
-            offset = tl.load(b + k, mask=k < C, other=0.0)[None, :]
-            left = _activated(left.to(tl.float32), scale, offset, True, True).to(x.dtype.element_ty)
-        acc = tl.dot(left, right, acc)
+            channel = k + tl.arange(0, BK)
+            scale = tl.load(a + channel, mask=channel < C, other=0.0)[None, :]
+            offset = tl.load(b + channel, mask=channel < C, other=0.0)[None, :]
+            left = _activated(left.to(tl.float32), scale, offset, True, True).to(left.dtype)
+        acc = tl.dot(left, weight.load([col, first_weight + k]).T, acc)
     return acc
 
 
 @triton.jit
 def product_kernel(
-    x1, C1, x2, C2, a, b, weight, h, bias, out, sums, HW, C, scale,
-    EVEN: tl.constexpr, NORM: tl.constexpr, SECOND: tl.constexpr, ADD: tl.constexpr, BIAS: tl.constexpr,
-    SUMS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    x1, C1, x2, C2, a, b, weight, h, bias, out, sums, HW, C, scale, out_type: tl.constexpr,
+    NORM: tl.constexpr, SECOND: tl.constexpr, ADD: tl.constexpr, BIAS: tl.constexpr, SUMS: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """BM pixels and BN output channels of an image."""
-    n = tl.program_id(1).to(tl.int64)
+    """BM pixels and BN output channels of an image.
+
+    x1, x2, weight, h and out are descriptors: what lies beyond them is read as zero and not written. An odd number of
+    channels in x1 needs no care, since zeros meet what W holds for x2.
+    """
+    n = tl.program_id(1)
     blocks = tl.cdiv(C, BN)
     part = tl.program_id(0) // blocks
-    pixels = part * BM + tl.arange(0, BM)
-    in_rows = pixels < HW
-    rows = n * HW + pixels
-    cols = tl.program_id(0) % blocks * BN + tl.arange(0, BN)
-    in_cols = cols < C
-    inside = in_rows[:, None] & in_cols[None, :]
-    at = rows[:, None] * C + cols[None, :]
+    row, col = part * BM, tl.program_id(0) % blocks * BN
+    cols = col + tl.arange(0, BN)
     acc = tl.zeros((BM, BN), tl.float32)
     if ADD:
-        acc += tl.load(h + at, mask=inside, other=0.0).to(tl.float32)
+        acc += h.load([n, row, col]).reshape(BM, BN).to(tl.float32)
     if BIAS:
-        acc += tl.load(bias + cols, mask=in_cols, other=0.0).to(tl.float32)[None, :]
-    own_a, own_b = a + n * C1, b + n * C1
-    acc = _product(x1, rows, in_rows, C1, own_a, own_b, weight, cols, in_cols, C1 + C2, acc, EVEN, NORM, BK)
+        acc += tl.load(bias + cols, mask=cols < C, other=0.0).to(tl.float32)[None, :]
+    first = n.to(tl.int64) * C1
+    acc = _product(x1, n, row, C1, a + first, b + first, weight, col, 0, acc, NORM, BM, BK)
     if SECOND:
-        acc = _product(x2, rows, in_rows, C2, a, b, weight + C1, cols, in_cols, C1 + C2, acc, EVEN, False, BK)
-    rounded = (acc * scale).to(out.dtype.element_ty)
-    tl.store(out + at, rounded, mask=inside)
+        acc = _product(x2, n, row, C2, a, b, weight, col, C1, acc, False, BM, BK)
+    rounded = (acc * scale).to(out_type)
+    out.store([n, row, col], rounded.reshape(1, BM, BN))
     if SUMS:
+        inside = (row + tl.arange(0, BM) < HW)[:, None]
         v = tl.where(inside, rounded.to(tl.float32), 0.0)
-        to = sums + (n * tl.cdiv(HW, BM) + part) * 2 * C + cols
-        tl.store(to, tl.sum(v, 0), mask=in_cols)
-        tl.store(to + C, tl.sum(v * v, 0), mask=in_cols)
+        to = sums + (n.to(tl.int64) * tl.cdiv(HW, BM) + part) * 2 * C + cols
+        tl.store(to, tl.sum(v, 0), mask=cols < C)
+        tl.store(to + C, tl.sum(v * v, 0), mask=cols < C)
 
 
 @triton.jit

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from reddiff_pl.priors.fused import kernels
 
@@ -323,15 +324,20 @@ def _product(
     """out = (h + bias + [x1, x2] W^T) * scale, of silu(a x1 + b) where there are `scales`; the sums of out."""
     B, H, W, C = out.shape
     rows, cols, warps, stages = _product_tile(H * W, C)
-    depth = min(64, _power(xs[0].shape[3], 64))
-    even = not any(n % tile for n, tile in ((H * W, rows), (C, cols), *((x.shape[3], depth) for x in xs)))
+    depth = max(_power(xs[0].shape[3], 64), 16)
     parts = _ceil(H * W, rows)
     partial = torch.empty(B, parts, 2, C, device=out.device) if sums else out
     a, b = (out, out) if scales is None else scales
+
+    def tiles(x: Tensor, channels: int) -> TensorDescriptor:
+        return TensorDescriptor.from_tensor(x.view(B, H * W, -1), [1, rows, channels])
+
     kernels.product_kernel[(parts * _ceil(C, cols), B)](
-        *(xs[0], xs[0].shape[3], xs[-1], xs[-1].shape[3] if len(xs) == 2 else 0, a, b, weight),
-        *(out if h is None else h, out if bias is None else bias, out, partial, H * W, C, scale),
-        *(even, scales is not None, len(xs) == 2, h is not None, bias is not None, sums),
+        *(tiles(xs[0], depth), xs[0].shape[3], tiles(xs[-1], depth), xs[-1].shape[3], a, b),
+        TensorDescriptor.from_tensor(weight, [cols, depth]),
+        *(tiles(out if h is None else h, cols), out if bias is None else bias, tiles(out, cols), partial),
+        *(H * W, C, scale, kernels.TYPES[out.dtype]),
+        *(scales is not None, len(xs) == 2, h is not None, bias is not None, sums),
         *(rows, cols, depth),
         num_warps=warps,
         num_stages=stages,

@@ -7,6 +7,7 @@ projections of t of all residual blocks are one product; a learned variance is n
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -37,6 +38,8 @@ def obstacle(network: nn.Module) -> str | None:
             return type(block).__name__
     for name, module in net.named_modules():
         kind: Any = module
+        if isinstance(module, nn.GroupNorm) and module.num_channels % 8:
+            return f"{name}: {module.num_channels} channels, not a multiple of 8"
         if type(module).__name__ == "ResnetBlock2D":
             resampler = kind.upsample or kind.downsample
             if kind.time_embedding_norm not in ("default", "scale_shift") or kind.time_emb_proj is None:
@@ -95,7 +98,7 @@ class FusedUNet:
         """One matrix for q, k and v, and one for the projections of t of all residual blocks."""
         projections = [resnet.time_emb_proj for resnet in self.resnets]
         self.project = _joined(projections)
-        starts = torch.tensor([0, *(p.out_features for p in projections)]).cumsum(0).tolist()
+        starts = list(itertools.accumulate((p.out_features for p in projections), initial=0))
         self.columns = {id(resnet): starts[i : i + 2] for i, resnet in enumerate(self.resnets)}
         self.qkv = {id(a): _joined([a.to_q, a.to_k, a.to_v]) for a in self.attentions}
         # of the two convolutions that are added at the end of a block
