@@ -246,7 +246,10 @@ class REDDiff(Sampler):
 
     def _make_optimizer(self, mu: Tensor) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            return torch.optim.Adam([mu], lr=self.lr, betas=self.betas, eps=self.adam_eps)
+            # one launch instead of ten
+            return torch.optim.Adam(
+                [mu], self.lr, self.betas, self.adam_eps, fused=True if mu.is_cuda else None
+            )
         optimizer = self.optimizer([mu])
         if type(optimizer).__name__ in _COUPLING_OPTIMIZERS:
             raise ConfigError(

@@ -23,11 +23,8 @@ References:
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
-
-TYPES = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
 
 
 @triton.jit
@@ -197,13 +194,10 @@ def activate_kernel(
 
 
 @triton.jit
-def _product(
-    x, n, row, C, a, b, weight, col, first_weight, acc,
-    NORM: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr,
-):  # fmt: skip
+def _product(x, row, C, a, b, weight, col, first_weight, acc, NORM: tl.constexpr, BK: tl.constexpr):
     """acc + x[rows] W[cols]^T over the C channels of x, those of W counted from first_weight."""
     for k in range(0, C, BK):
-        left = x.load([n, row, k]).reshape(BM, BK)
+        left = x.load([row, k])
         if NORM:
             channel = k + tl.arange(0, BK)
             scale = tl.load(a + channel, mask=channel < C, other=0.0)[None, :]
@@ -215,33 +209,35 @@ def _product(
 
 @triton.jit
 def product_kernel(
-    x1, C1, x2, C2, a, b, weight, h, bias, out, sums, HW, C, scale, out_type: tl.constexpr,
+    x1, C1, x2, C2, a, b, weight, h, bias, out, sums, HW, C, scale,
     NORM: tl.constexpr, SECOND: tl.constexpr, ADD: tl.constexpr, BIAS: tl.constexpr, SUMS: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """BM pixels and BN output channels of an image.
 
-    x1, x2, weight, h and out are descriptors: what lies beyond them is read as zero and not written. An odd number of
-    channels in x1 needs no care, since zeros meet what W holds for x2.
+    x1, x2, weight and h are descriptors of matrices, a row a pixel; what lies beyond them is read as zero. What is read
+    of the next image is not written, and channels beyond x1 are zeros where W holds those of x2.
     """
     n = tl.program_id(1)
     blocks = tl.cdiv(C, BN)
     part = tl.program_id(0) // blocks
-    row, col = part * BM, tl.program_id(0) % blocks * BN
+    col = tl.program_id(0) % blocks * BN
+    row = n * HW + part * BM
     cols = col + tl.arange(0, BN)
     acc = tl.zeros((BM, BN), tl.float32)
     if ADD:
-        acc += h.load([n, row, col]).reshape(BM, BN).to(tl.float32)
+        acc += h.load([row, col]).to(tl.float32)
     if BIAS:
         acc += tl.load(bias + cols, mask=cols < C, other=0.0).to(tl.float32)[None, :]
     first = n.to(tl.int64) * C1
-    acc = _product(x1, n, row, C1, a + first, b + first, weight, col, 0, acc, NORM, BM, BK)
+    acc = _product(x1, row, C1, a + first, b + first, weight, col, 0, acc, NORM, BK)
     if SECOND:
-        acc = _product(x2, n, row, C2, a, b, weight, col, C1, acc, False, BM, BK)
-    rounded = (acc * scale).to(out_type)
-    out.store([n, row, col], rounded.reshape(1, BM, BN))
+        acc = _product(x2, row, C2, a, b, weight, col, C1, acc, False, BK)
+    pixels = tl.arange(0, BM)
+    inside = (part * BM + pixels < HW)[:, None] & (cols < C)[None, :]
+    rounded = (acc * scale).to(out.dtype.element_ty)
+    tl.store(out + (row.to(tl.int64) + pixels)[:, None] * C + cols[None, :], rounded, mask=inside)
     if SUMS:
-        inside = (row + tl.arange(0, BM) < HW)[:, None]
         v = tl.where(inside, rounded.to(tl.float32), 0.0)
         to = sums + (n.to(tl.int64) * tl.cdiv(HW, BM) + part) * 2 * C + cols
         tl.store(to, tl.sum(v, 0), mask=cols < C)

@@ -15,7 +15,7 @@ from reddiff_pl.priors.fused import kernels
 
 # Found by trial on an H100, at 256x256 pixels and 256 channels; others lose up to a third.
 PARTS = 64  # an image's sums are taken in at most so many parts
-SUMMED = 8192  # elements of a tile that is summed
+SUMMED = 4096  # elements of a tile that is summed
 ACTIVATED = 2048  # elements of a tile that is not
 
 
@@ -135,7 +135,7 @@ def _sums(
             ),
             *(to, *to.stride()[:3], sums, i * parts, parts * len(views), H, W, C, part, scale),
             *(len(views) > 1, bias is not None, kind, out is not None, pixels, channels, 3),
-            num_warps=8,
+            num_warps=4,
         )
     return sums
 
@@ -330,13 +330,12 @@ def _product(
     a, b = (out, out) if scales is None else scales
 
     def tiles(x: Tensor, channels: int) -> TensorDescriptor:
-        return TensorDescriptor.from_tensor(x.view(B, H * W, -1), [1, rows, channels])
+        return TensorDescriptor.from_tensor(x.view(B * H * W, -1), [rows, channels])
 
     kernels.product_kernel[(parts * _ceil(C, cols), B)](
         *(tiles(xs[0], depth), xs[0].shape[3], tiles(xs[-1], depth), xs[-1].shape[3], a, b),
         TensorDescriptor.from_tensor(weight, [cols, depth]),
-        *(tiles(out if h is None else h, cols), out if bias is None else bias, tiles(out, cols), partial),
-        *(H * W, C, scale, kernels.TYPES[out.dtype]),
+        *(tiles(out if h is None else h, cols), out if bias is None else bias, out, partial, H * W, C, scale),
         *(scales is not None, len(xs) == 2, h is not None, bias is not None, sums),
         *(rows, cols, depth),
         num_warps=warps,
@@ -349,4 +348,4 @@ def _product_tile(pixels: int, C: int) -> tuple[int, int, int, int]:
     """Pixels and output channels of a program, its warps, and the stages of its pipeline."""
     rows = max(_power(pixels, 128), 16)
     cols = max(_power(C, 128), 16)
-    return rows, cols, 8 if cols <= 32 else 4, 3
+    return rows, cols, 4, 3
