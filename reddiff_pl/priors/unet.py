@@ -145,6 +145,10 @@ class UNet(Prior):
             return alpha * output + sigma * x_t
         return (x_t - alpha * output) / sigma
 
+    def release(self) -> None:
+        if self._forward is not None and hasattr(self._forward, "clear"):
+            self._forward.clear()
+
     def _dtype(self, device: torch.device) -> torch.dtype:
         """What the network computes in."""
         if self.precision == "auto":
@@ -155,6 +159,8 @@ class UNet(Prior):
     def _network(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         """diffusers' own forward pass."""
         dtype = self._dtype(x.device)
+        if x.device.type == "cpu":  # a tenth faster there
+            x = x.contiguous(memory_format=torch.channels_last)
         # a graph must not keep the cache's copies of the weights
         with torch.autocast(x.device.type, dtype, dtype != torch.float32, cache_enabled=not x.is_cuda):
             # t stays an integer: bf16 would turn 937 into 936

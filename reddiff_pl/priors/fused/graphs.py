@@ -47,7 +47,7 @@ class Graphs:
             try:
                 self.graphs[key] = self._captured(inputs)
             except torch.OutOfMemoryError:
-                self.graphs.clear()
+                self.clear()
                 raise
         captured = self.graphs[key]
         for mine, given in zip(captured.inputs, inputs, strict=True):
@@ -55,6 +55,10 @@ class Graphs:
                 mine.copy_(given)
         captured.graph.replay()
         return captured.output.clone()
+
+    def clear(self) -> None:
+        """Give up all graphs, and their memory."""
+        self.graphs.clear()
 
     def _captured(self, given: tuple[Tensor | None, ...]) -> _Graph:
         inputs = [None if x is None else x.clone() for x in given]
