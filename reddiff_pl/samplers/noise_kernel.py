@@ -24,7 +24,7 @@ def _uniform(bits):
     return (bits.to(tl.float32) + 1.0) * 2.3283064365386963e-10
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["draw_low", "draw_high"])  # they differ from step to step
 def _normal_kernel(seeds, out, size, draw_low, draw_high, BLOCK: tl.constexpr):
     """Four draws a counter: by Box and Muller, from two pairs of uniform numbers."""
     row = tl.program_id(1).to(tl.int64)
