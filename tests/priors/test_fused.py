@@ -20,9 +20,11 @@ if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
 
 from diffusers import UNet2DModel
 
-from reddiff_pl.priors.fused import ops
+from reddiff_pl.priors.fused import ops, products
 from reddiff_pl.priors.fused.unet import FusedUNet, obstacle
+from reddiff_pl.priors.loading import full_precision
 
+full_precision()
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 ATTENTION = {
@@ -183,7 +185,7 @@ def test_concatenation(channels: tuple[int, int]) -> None:
         torch.randn(2, 12, 20, 48, device=DEVICE).half(),
     )
     bias = torch.randn(48, device=DEVICE)
-    map = ops.shortcut(xs, weight, h, bias, 0.5)
+    map = products.shortcut(xs, weight, h, bias, 0.5)
     expected = (h.float() + bias + whole.float() @ weight.float().T) / 2
     assert error(map.x, expected) < 1e-3
     torch.testing.assert_close(map.sums.sum(1)[:, 0], map.x.float().sum((1, 2)), atol=1e-2, rtol=1e-4)
@@ -196,12 +198,12 @@ def test_concatenation(channels: tuple[int, int]) -> None:
 def test_convolutions_of_few_channels() -> None:
     image = torch.randn(2, 3, 12, 20, device=DEVICE)
     weight, bias = torch.randn(24, 3, 3, 3, device=DEVICE).half(), torch.randn(24, device=DEVICE)
-    map = ops.conv_in(image, ops.few_in(weight), bias)
+    map = products.conv_in(image, products.few_in(weight), bias)
     assert error(map.x, F.conv2d(image, weight.float(), bias, padding=1).permute(0, 2, 3, 1)) < 2e-3
     x = torch.randn(2, 12, 20, 24, device=DEVICE).half()
     a, b = torch.randn(2, 24, device=DEVICE), torch.randn(2, 24, device=DEVICE)
     weight, bias = torch.randn(3, 24, 3, 3, device=DEVICE).half(), torch.randn(3, device=DEVICE)
-    value = ops.conv_out(x, (a, b), ops.few_out(weight), bias)
+    value = products.conv_out(x, (a, b), products.few_out(weight), bias)
     active = F.silu(x.float() * a[:, None, None] + b[:, None, None]).permute(0, 3, 1, 2)
     assert value.is_contiguous()
     assert error(value, F.conv2d(active, weight.float(), bias, padding=1)) < 2e-3

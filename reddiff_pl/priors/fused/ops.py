@@ -1,4 +1,4 @@
-"""The kernels on tensors: what is allocated, and how the work is cut."""
+"""The kernels on feature maps: what is allocated, and how the work is cut."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TypeAlias
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 from reddiff_pl.priors.fused import kernels
 
@@ -37,18 +36,18 @@ class Map:
     sums: Tensor
 
 
-def _ceil(a: int, b: int) -> int:
+def ceil(a: int, b: int) -> int:
     return -(-a // b)
 
 
-def _power(n: int, largest: int) -> int:
+def power(n: int, largest: int) -> int:
     """The least power of two that holds n, at most `largest`."""
     return min(1 << max(n - 1, 0).bit_length(), largest)
 
 
 def _tile(C: int, elements: int) -> tuple[int, int]:
     """Pixels and channels that a program works on at a time."""
-    channels = 128 if C % 128 == 0 else _power(C, 64)
+    channels = 128 if C % 128 == 0 else power(C, 64)
     return elements // channels, channels
 
 
@@ -119,14 +118,14 @@ def _sums(
     views = _views(h)
     B, H, W, C = views[0].shape
     pixels, channels = _tile(C, SUMMED)
-    part = _ceil(_ceil(H * W, PARTS), pixels) * pixels
-    parts = _ceil(H * W, part)
+    part = ceil(ceil(H * W, PARTS), pixels) * pixels
+    parts = ceil(H * W, part)
     sums = torch.empty(B, parts * len(views), 2, C, device=views[0].device)
     for i, (view, to) in enumerate(
         zip(views, [None] * len(views) if out is None else _places(out, h), strict=True)
     ):
         to = view if to is None else to
-        kernels.add_kernel[(parts, _ceil(C, channels), B)](
+        kernels.add_kernel[(parts, ceil(C, channels), B)](
             *(
                 view,
                 *view.stride()[:2],
@@ -193,7 +192,7 @@ def affine(
         *(first if modulation is None else modulation, 0 if by is None else by.stride(0), a, b),
         *(pixels, group, norm.eps),
         *(bias is not None, shift is not None, modulation is not None, C2 > 0),
-        *(_power(max(parts, second.shape[1]), 64), _power(group, 1 << 16)),
+        *(power(max(parts, second.shape[1]), 64), power(group, 1 << 16)),
     )
     return a, b
 
@@ -242,110 +241,10 @@ def _activate(
 ) -> None:
     B, H, W, C = x.shape
     pixels, channels = _tile(C, ACTIVATED)
-    grid = (_ceil(H * W // 4 if resize == 1 else H * W, pixels), _ceil(C, channels), B)
+    grid = (ceil(H * W // 4 if resize == 1 else H * W, pixels), ceil(C, channels), B)
     a, b = (x, x) if scales is None else scales
     kernels.activate_kernel[grid](
         *(x, *x.stride()[:2], a, b, out, *out.stride()[:3], reduced, H, W, C, a.stride(0)),
         *(not x.is_contiguous(), scales is not None, silu, resize, pixels, channels),
         num_warps=8,
     )
-
-
-def shortcut(xs: list[Tensor], weight: Tensor, h: Tensor, bias: Tensor, scale: float = 1.0) -> Map:
-    """(h + bias + [x1, x2] W^T) * scale, with its sums.
-
-    Args:
-        xs: one or two maps, (B, H, W, C_i).
-        weight: (C, C_1 + C_2).
-        h: (B, H, W, C).
-        bias: (C,).
-    """
-    out = torch.empty_like(h)
-    return Map(out, _product(xs, weight, out, h=h, bias=bias, scale=scale))
-
-
-def conv_in(x: Tensor, weight: Tensor, bias: Tensor) -> Map:
-    """A 3x3 convolution of an image of few channels, with its sums.
-
-    Args:
-        x: float32 (B, C, H, W).
-        weight: (C_out, K), see `few_in`.
-        bias: (C_out,).
-    """
-    B, C, H, W = x.shape
-    K = weight.shape[1]
-    patches = torch.empty(B, H, W, K, device=x.device, dtype=weight.dtype)
-    pixels = max(4096 // K, 1)
-    kernels.patches_kernel[(_ceil(H * W, pixels), B)](x, patches, H, W, C, K, pixels)
-    out = torch.empty(B, H, W, weight.shape[0], device=x.device, dtype=weight.dtype)
-    return Map(out, _product([patches], weight, out, bias=bias))
-
-
-def conv_out(x: Tensor, scales: tuple[Tensor, Tensor], weight: Tensor, bias: Tensor) -> Tensor:
-    """A 3x3 convolution of silu(a x + b) to an image of few channels, float32 (B, C_out, H, W).
-
-    Args:
-        x: (B, H, W, C).
-        scales: a, b.
-        weight: (K, C), see `few_out`.
-        bias: (C_out,).
-    """
-    B, H, W, _ = x.shape
-    C, K = len(bias), len(weight)
-    products = torch.empty(B, H, W, K, device=x.device)
-    _product([x], weight, products, scales=scales, sums=False)
-    out = torch.empty(B, C, H, W, device=x.device)
-    kernels.gather_kernel[(_ceil(H * W, 256), B)](products, bias, out, H, W, C, K, 256, _power(C, 1 << 16))
-    return out
-
-
-def few_in(weight: Tensor) -> Tensor:
-    """The weight of a 3x3 convolution, (C_out, C, 3, 3), for `conv_in`: (C_out, 9 C and zeros to a power of two)."""
-    flat = weight.permute(0, 2, 3, 1).flatten(1)
-    return F.pad(flat, (0, max(16, _power(flat.shape[1], 1 << 16)) - flat.shape[1]))
-
-
-def few_out(weight: Tensor) -> Tensor:
-    """The weight of a 3x3 convolution, (C_out, C, 3, 3), for `conv_out`: (9 C_out and zeros to a multiple of 16, C)."""
-    flat = weight.permute(2, 3, 0, 1).flatten(0, 2)
-    return F.pad(flat, (0, 0, 0, -len(flat) % 16)).contiguous()
-
-
-def _product(
-    xs: list[Tensor],
-    weight: Tensor,
-    out: Tensor,
-    h: Tensor | None = None,
-    bias: Tensor | None = None,
-    scales: tuple[Tensor, Tensor] | None = None,
-    scale: float = 1.0,
-    sums: bool = True,
-) -> Tensor:
-    """out = (h + bias + [x1, x2] W^T) * scale, of silu(a x1 + b) where there are `scales`; the sums of out."""
-    B, H, W, C = out.shape
-    rows, cols, warps, stages = _product_tile(H * W, C)
-    depth = max(_power(xs[0].shape[3], 64), 16)
-    parts = _ceil(H * W, rows)
-    partial = torch.empty(B, parts, 2, C, device=out.device) if sums else out
-    a, b = (out, out) if scales is None else scales
-
-    def tiles(x: Tensor, channels: int) -> TensorDescriptor:
-        return TensorDescriptor.from_tensor(x.view(B * H * W, -1), [rows, channels])
-
-    kernels.product_kernel[(parts * _ceil(C, cols), B)](
-        *(tiles(xs[0], depth), xs[0].shape[3], tiles(xs[-1], depth), xs[-1].shape[3], a, b),
-        TensorDescriptor.from_tensor(weight, [cols, depth]),
-        *(tiles(out if h is None else h, cols), out if bias is None else bias, out, partial, H * W, C, scale),
-        *(scales is not None, len(xs) == 2, h is not None, bias is not None, sums),
-        *(rows, cols, depth),
-        num_warps=warps,
-        num_stages=stages,
-    )
-    return partial
-
-
-def _product_tile(pixels: int, C: int) -> tuple[int, int, int, int]:
-    """Pixels and output channels of a program, its warps, and the stages of its pipeline."""
-    rows = max(_power(pixels, 128), 16)
-    cols = max(_power(C, 128), 16)
-    return rows, cols, 4, 3

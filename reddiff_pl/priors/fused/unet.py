@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reddiff_pl.priors.fused import ops
+from reddiff_pl.priors.fused import ops, products
 from reddiff_pl.priors.fused.ops import Map, Pieces
 
 _BLOCKS = {
@@ -91,8 +91,8 @@ class FusedUNet:
         self.resnets = [m for m in modules if type(m).__name__ == "ResnetBlock2D"]
         self.attentions = [m for m in modules if type(m).__name__ == "Attention"]
         self._join()
-        self.conv_in = ops.few_in(network.conv_in.weight)
-        self.conv_out = ops.few_out(network.conv_out.weight[:channels])
+        self.conv_in = products.few_in(network.conv_in.weight)
+        self.conv_out = products.few_out(network.conv_out.weight[:channels])
 
     def _join(self) -> None:
         """One matrix for q, k and v, and one for the projections of t of all residual blocks."""
@@ -118,7 +118,7 @@ class FusedUNet:
         modulation = self._modulation(t, labels)
         if net.config.center_input_sample:
             x = 2 * x - 1
-        h = ops.conv_in(x, self.conv_in, net.conv_in.bias)
+        h = products.conv_in(x, self.conv_in, net.conv_in.bias)
         skips = [h]
         for block in net.down_blocks:
             attentions = getattr(block, "attentions", [None] * len(block.resnets))
@@ -139,7 +139,7 @@ class FusedUNet:
             for sampler in block.upsamplers or ():
                 h = self._upsample(h, sampler, modulation)
         scales = ops.affine([h.sums], h.x.shape[1] * h.x.shape[2], net.conv_norm_out)
-        return ops.conv_out(h.x, scales, self.conv_out, net.conv_out.bias[: self.channels])
+        return products.conv_out(h.x, scales, self.conv_out, net.conv_out.bias[: self.channels])
 
     def _modulation(self, t: Tensor, labels: Tensor | None) -> Tensor:
         """What t and the label are to all residual blocks, (B, all their channels)."""
@@ -179,7 +179,7 @@ class FusedUNet:
         inputs = xs
         if resnet.downsample is not None or resnet.upsample is not None:
             inputs = [residual if resnet.upsample is None else ops.double(residual)]
-        return ops.shortcut(inputs, resnet.conv_shortcut.weight.flatten(1), h, bias, scale)
+        return products.shortcut(inputs, resnet.conv_shortcut.weight.flatten(1), h, bias, scale)
 
     def _attention(self, h: Map, attention: Any) -> Map:
         if attention is None:
