@@ -34,6 +34,16 @@ def upload(tensor: Tensor, device: torch.device) -> Tensor:
     return copy
 
 
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A small tensor of the host's on a device, in turn with the work there.
+
+    `Tensor.to` would hold the host until the device has done all that was asked of it before.
+    """
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 class Download:
     """Copies of tensors on the CPU, begun as soon as what was asked of the device before is computed.
 

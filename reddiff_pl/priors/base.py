@@ -38,6 +38,12 @@ class Prior(nn.Module):
         """
         raise NotImplementedError
 
+    def host_abar(self) -> Tensor:
+        """abar on the CPU, copied once: a device asked for it would first do all its work."""
+        if "_host_abar" not in self.__dict__:
+            self.__dict__["_host_abar"] = self.abar.cpu()
+        return self.__dict__["_host_abar"]
+
     def encode(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in the space that the prior models; the images themselves unless it has its own."""
         return x

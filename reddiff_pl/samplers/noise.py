@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from reddiff_pl.copies import send
 from reddiff_pl.seeding import stream_seed
 
 
@@ -48,7 +49,7 @@ class SeededNoise:
         self.noise_device = torch.device(noise_device or device)
         if self.noise_device.type == "cuda":
             seeds = [stream_seed(seed, key, "", sample=sample) for key in keys]
-            self._seeds = torch.tensor(seeds, device=self.noise_device)
+            self._seeds = send(torch.tensor(seeds), self.noise_device)
         else:
             self._generator = torch.Generator(self.noise_device)
 

@@ -149,7 +149,8 @@ class ProximalREDDiff(Sampler):
         noise_std: Tensor | None = None,
     ) -> ProximalState:
         mu = (physics.A_dagger(y) if x_init is None else x_init).detach().clone().contiguous()
-        times = chosen_times(self.timesteps, self.grid, prior.abar, self.steps, self.t_max, self.t_min)
+        schedule = prior.host_abar()
+        times = chosen_times(self.timesteps, self.grid, schedule, self.steps, self.t_max, self.t_min)
         std = torch.zeros(len(y), device=y.device) if noise_std is None else noise_std
         return ProximalState(
             x=mu,
@@ -166,7 +167,7 @@ class ProximalREDDiff(Sampler):
             mu=mu,
             velocity=torch.zeros_like(mu),
             times=times,
-            abar=prior.abar[times].tolist(),
+            abar=schedule[times].tolist(),
             iterates=Iterates(len(times), self.average, self.stop_at_noise, physics, mu, std),
         )
 

@@ -32,6 +32,7 @@ import torch
 from deepinv.physics import Physics
 from torch import Tensor
 
+from reddiff_pl.copies import send
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.priors.base import Prior, per_image
 from reddiff_pl.samplers.base import Sampler, State
@@ -168,7 +169,7 @@ class REDDiff(Sampler):
     ) -> REDDiffState:
         mu = (physics.A_dagger(y) if x_init is None else x_init).detach().clone().contiguous()
         batch = len(mu)
-        grid = chosen_times(self.timesteps, self.grid, prior.abar, self.steps, self.t_max, self.t_min)
+        grid = chosen_times(self.timesteps, self.grid, prior.host_abar(), self.steps, self.t_max, self.t_min)
         steps = -(-len(grid) // self.timesteps_per_step)
         abar = prior.abar.double()
         alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
@@ -192,7 +193,7 @@ class REDDiff(Sampler):
             mu=mu,
             optimizer=optimizer,
             lrs=[group["lr"] for group in optimizer.param_groups],
-            times=ordered_times(grid, self.order, noise, batch).to(mu.device),
+            times=send(ordered_times(grid, self.order, noise, batch), mu.device),
             alpha=alpha.to(mu),
             sigma=sigma.to(mu),
             weight=weight.to(mu),
