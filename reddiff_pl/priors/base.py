@@ -38,12 +38,6 @@ class Prior(nn.Module):
         """
         raise NotImplementedError
 
-    def host_abar(self) -> Tensor:
-        """abar on the CPU, copied once: a device asked for it would first do all its work."""
-        if "_host_abar" not in self.__dict__:
-            self.__dict__["_host_abar"] = self.abar.cpu()
-        return self.__dict__["_host_abar"]
-
     def encode(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in the space that the prior models; the images themselves unless it has its own."""
         return x
@@ -80,6 +74,17 @@ def linear_abar(T: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02)
         Denoising Diffusion Probabilistic Models | https://arxiv.org/abs/2006.11239
     """
     return (1 - torch.linspace(beta_start, beta_end, T, dtype=torch.float64)).cumprod(0)
+
+
+def host_abar(prior: Prior) -> Tensor:
+    """abar on the CPU, copied once: a device asked for it would first do all its work.
+
+    Args:
+        prior: anything with an `abar`.
+    """
+    if "_host_abar" not in prior.__dict__:
+        prior.__dict__["_host_abar"] = prior.abar.cpu()
+    return prior.__dict__["_host_abar"]
 
 
 def describe(prior: Prior) -> str:

@@ -22,7 +22,7 @@ import torch
 from deepinv.physics import Physics
 from torch import Tensor
 
-from reddiff_pl.priors.base import Prior
+from reddiff_pl.priors.base import Prior, host_abar
 from reddiff_pl.samplers.base import Sampler, State
 from reddiff_pl.samplers.noise import Noise
 from reddiff_pl.samplers.options import check_option, chosen_times
@@ -101,7 +101,7 @@ class DiffusionSampler(Sampler):
         x_init: Tensor | None = None,
         noise_std: Tensor | None = None,
     ) -> DiffusionState:
-        times = chosen_times(self.timesteps, "uniform", prior.host_abar(), self.steps, None, None)
+        times = chosen_times(self.timesteps, "uniform", host_abar(prior), self.steps, None, None)
         times = sorted(set(times), reverse=True)
         if noise_std is None:
             noise_std = torch.zeros(len(y), device=y.device)
@@ -120,7 +120,7 @@ class DiffusionSampler(Sampler):
             some_noisy=bool((noise_std > 0).any()),
             some_clean=not bool((noise_std > 0).all()),
             times=times,
-            abar=[*prior.host_abar()[times].tolist(), 1.0],
+            abar=[*host_abar(prior)[times].tolist(), 1.0],
         )
         self.check(state)
         state.x0_hat = physics.A_dagger(y) if x_init is None else x_init

@@ -39,7 +39,7 @@ from torch import Tensor
 
 from reddiff_pl.physics.proximal import proximal
 from reddiff_pl.physics.unit_range import on_symmetric_range
-from reddiff_pl.priors.base import Prior
+from reddiff_pl.priors.base import Prior, host_abar
 from reddiff_pl.samplers.base import Sampler, State
 from reddiff_pl.samplers.iterates import Iterates
 from reddiff_pl.samplers.noise import Noise
@@ -149,7 +149,7 @@ class ProximalREDDiff(Sampler):
         noise_std: Tensor | None = None,
     ) -> ProximalState:
         mu = (physics.A_dagger(y) if x_init is None else x_init).detach().clone().contiguous()
-        schedule = prior.host_abar()
+        schedule = host_abar(prior)
         times = chosen_times(self.timesteps, self.grid, schedule, self.steps, self.t_max, self.t_min)
         std = torch.zeros(len(y), device=y.device) if noise_std is None else noise_std
         return ProximalState(

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from reddiff_pl.copies import send
 from reddiff_pl.errors import ConfigError
-from reddiff_pl.priors.base import Prior, per_image
+from reddiff_pl.priors.base import Prior, host_abar, per_image
 from reddiff_pl.samplers.base import Sampler, State
 from reddiff_pl.samplers.iterates import Iterates
 from reddiff_pl.samplers.noise import Noise
@@ -169,7 +169,7 @@ class REDDiff(Sampler):
     ) -> REDDiffState:
         mu = (physics.A_dagger(y) if x_init is None else x_init).detach().clone().contiguous()
         batch = len(mu)
-        grid = chosen_times(self.timesteps, self.grid, prior.host_abar(), self.steps, self.t_max, self.t_min)
+        grid = chosen_times(self.timesteps, self.grid, host_abar(prior), self.steps, self.t_max, self.t_min)
         steps = -(-len(grid) // self.timesteps_per_step)
         abar = prior.abar.double()
         alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
