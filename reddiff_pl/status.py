@@ -12,17 +12,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from reddiff_pl.errors import ConfigError
+from reddiff_pl.parser import Parser
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.survey import WINDOW, planned_shards, survey
 
 LINES = 10  # entries of a list shown on the terminal
 
 ALL_RESTORED, SOME_FAILED, INTERRUPTED = 0, 3, 130
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise ConfigError(message)  # one line, without the usage
 
 
 def status(argv: list[str]) -> int:
@@ -34,7 +30,7 @@ def status(argv: list[str]) -> int:
     Raises:
         ConfigError: there is no run, or a bad option.
     """
-    parser = _Parser("reddiff status", description="Shards, samples, failures, speed and time left of a run.")
+    parser = Parser("reddiff status", description="Shards, samples, failures, speed and time left of a run.")
     parser.add_argument("out", metavar="OUT", help="output directory of the run")
     parser.add_argument(
         "--watch",

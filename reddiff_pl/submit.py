@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from reddiff_pl.errors import ConfigError
+from reddiff_pl.parser import Parser
 from reddiff_pl.sbatch import fill
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import finished
@@ -32,11 +33,6 @@ and submitted with sbatch; with them what SLURM and the tasks print. slurm/READM
 
 ARRAY, MULTINODE, FOLLOW_UP = "restore.sbatch", "restore_multinode.sbatch", "follow_up.sbatch"
 DEFAULT_MAX_ARRAY_SIZE = 1001  # SLURM's own
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise ConfigError(message)  # one line, without the usage
 
 
 @dataclass(frozen=True)
@@ -91,7 +87,7 @@ def submit(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = _Parser(
+    parser = Parser(
         "reddiff submit",
         usage="reddiff submit (--tasks N | --multinode NODES TASKS) [options] [--] [options of reddiff restore]",
         description=DESCRIPTION,

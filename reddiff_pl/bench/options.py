@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from reddiff_pl.errors import ConfigError
+from reddiff_pl.parser import Parser
 
 PARTS = ("forward", "loop", "disk", "reference", "dps", "start")
 PRECISIONS = ("32", "16", "bf16")
@@ -20,18 +21,13 @@ _EPILOG = """examples:
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise ConfigError(message)  # one line, without the usage
-
-
 def parse(argv: list[str]) -> argparse.Namespace:
     """The options of `reddiff bench`.
 
     Raises:
         ConfigError: a bad one.
     """
-    parser = _Parser(
+    parser = Parser(
         "reddiff bench",
         description="The speed of this machine in one run: the network alone, whole restorations, disk to disk, and a "
         "plain loop for comparison. Random inputs; half of the pixels missing.",

@@ -6,7 +6,6 @@ import argparse
 import importlib
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import yaml
@@ -20,6 +19,7 @@ from reddiff_pl.evaluation.pairs import Results
 from reddiff_pl.evaluation.summary import merge, render
 from reddiff_pl.evaluation.weights import Missing, Weights
 from reddiff_pl.logs import log_to, quiet_libraries
+from reddiff_pl.parser import Parser
 from reddiff_pl.shards.lock import ShardLock, holder
 from reddiff_pl.shards.placement import place
 from reddiff_pl.shards.plan import assigned
@@ -27,13 +27,6 @@ from reddiff_pl.shards.plan import assigned
 log = logging.getLogger(__name__)
 
 METRICS = ("psnr", "ssim", "misfit", "lpips", "fid", "kid", "fd", "kd", "top")
-
-
-class Parser(argparse.ArgumentParser):
-    """Bad options are one line."""
-
-    def error(self, message: str) -> Any:
-        raise ConfigError(message)
 
 
 def evaluate(argv: list[str]) -> int:

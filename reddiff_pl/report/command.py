@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.evaluation.pairs import Results
+from reddiff_pl.parser import Parser
 from reddiff_pl.report.collect import collect
 from reddiff_pl.report.page import render
 from reddiff_pl.report.pictures import album
@@ -15,11 +15,6 @@ from reddiff_pl.report.summary import read_summary
 from reddiff_pl.shards.ledger import write_atomically
 
 MEGABYTE = 1_000_000
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise ConfigError(message)  # one line, without the usage
 
 
 def report(argv: list[str]) -> int:
@@ -31,7 +26,7 @@ def report(argv: list[str]) -> int:
     Raises:
         ConfigError: there is no run, or a bad option.
     """
-    parser = _Parser("reddiff report", description="One HTML file about a run, finished or not.")
+    parser = Parser("reddiff report", description="One HTML file about a run, finished or not.")
     parser.add_argument("out", metavar="OUT", help="output directory of the run")
     parser.add_argument(
         "--inputs",

@@ -18,6 +18,7 @@ from typing import Any
 from reddiff_pl import stop
 from reddiff_pl.errors import ConfigError, OutputError, Stopped, TooManyFailed
 from reddiff_pl.launch import devices, joint, launch, option
+from reddiff_pl.parser import Parser
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import finished, total
 from reddiff_pl.shards.lock import ShardLock
@@ -38,11 +39,6 @@ _EPILOG = """example:
     -- --config configs/tasks/superresolution_4x.yaml --config configs/samplers/reddiff_paper.yaml \\
     --data.images photos/ --limit 8
 """
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise ConfigError(message)  # one line, without the usage
 
 
 @dataclass
@@ -79,7 +75,7 @@ def sweep(argv: list[str]) -> int:
 
 def _request(argv: list[str]) -> _Request:
     split = argv.index("--") if "--" in argv else len(argv)
-    parser = _Parser(
+    parser = Parser(
         "reddiff sweep",
         usage="reddiff sweep --out OUT --vary OPTION=VALUES [--vary ...] -- OPTIONS OF RESTORE",
         description="One run of restore for every combination of some options, a table and a picture of them.",
