@@ -31,7 +31,6 @@ from reddiff_pl.bench import disk
 from reddiff_pl.cores import cores
 from reddiff_pl.launch import devices
 from reddiff_pl.shards.layout import Run
-from reddiff_pl.shards.ledger import finished
 
 
 def inputs(options: argparse.Namespace, folder: Path, size: int) -> None:
@@ -51,9 +50,7 @@ def inputs(options: argparse.Namespace, folder: Path, size: int) -> None:
 
 def restored(out: Path) -> dict[str, dict[str, Any]]:
     """The sidecars of the finished shards, by name."""
-    run = Run(out)
-    names = sorted(path.name.removesuffix(".tar") for path in run.shards.glob("*.tar"))
-    return {name: sidecar for name in names if (sidecar := finished(run, name)) is not None}
+    return {name: sidecar for name, sidecar in disk.sidecars(out).items() if sidecar is not None}
 
 
 class Scaling:

@@ -135,10 +135,8 @@ def restore(
     ended = time.time()
     if process.returncode:
         raise RuntimeError(f"restore ended with {process.returncode}: {last_line(log)}")
-    run = Run(out)
-    names = sorted(path.name.removesuffix(".tar") for path in run.shards.glob("*.tar"))
-    found = [finished(run, name) for name in names]
-    shards = [sidecar for sidecar in found if sidecar is not None]
+    found = sidecars(out)
+    shards = [sidecar for sidecar in found.values() if sidecar is not None]
     if not shards or len(shards) < len(found) or any(shard["failed"] for shard in shards):
         raise RuntimeError(f"restore did not finish all shards: {last_line(log)}")
     opened = min(shard["finished"] - shard["seconds"] for shard in shards)
@@ -154,6 +152,13 @@ def restore(
         "cpu_seconds": _cpu_of_children() - before,
         **({"peak_gib": max(peaks)} if peaks else {}),
     }
+
+
+def sidecars(out: Path) -> dict[str, dict[str, Any] | None]:
+    """What the shards of an output directory say, by name; None for one that is not finished."""
+    run = Run(out)
+    names = sorted(path.name.removesuffix(".tar") for path in run.shards.glob("*.tar"))
+    return {name: finished(run, name) for name in names}
 
 
 def _cpu_of_children() -> float:

@@ -6,7 +6,6 @@ must not be zero. Published networks of the ADM family begin training with their
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from pathlib import Path
@@ -61,27 +60,16 @@ def make_network(folder: str | Path, config: dict[str, Any] | None = None, seed:
         ConfigError: the folder cannot be written.
     """
     folder = Path(folder)
-    if (folder / "scheduler_config.json").is_file():  # written last
+    if (folder / "diffusion_pytorch_model.safetensors").is_file():  # written last
         return str(folder)
-    from safetensors.torch import save_file
+    from reddiff_pl.training.files import write_prior
 
     config = config or ADM256
     network = empty_network(config).to_empty(device="cpu")
     randomise(network, seed)
+    schedule = {"num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: value.half().contiguous() for name, value in network.state_dict().items()}
-        save_file(weights, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        scheduler = {
-            "_class_name": "DDPMScheduler",
-            "num_train_timesteps": 1000,
-            "beta_schedule": "linear",
-            "beta_start": 0.0001,
-            "beta_end": 0.02,
-            "prediction_type": "epsilon",
-        }
-        (folder / "scheduler_config.json").write_text(json.dumps(scheduler, indent=2) + "\n")
+        write_prior(folder, config, network.state_dict(), schedule)
     except OSError as error:
         raise ConfigError(f"--work: cannot write {folder}: {error.strerror}") from error
     return str(folder)
