@@ -22,6 +22,7 @@ from torch import Tensor
 
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.priors.base import Prior, labels_of, per_image
+from reddiff_pl.priors.fused.graphs import Graphs
 from reddiff_pl.priors.loading import find_folder, full_precision, load_network, part, scheduler_config
 from reddiff_pl.priors.schedule import abar_from
 
@@ -146,7 +147,7 @@ class UNet(Prior):
         return (x_t - alpha * output) / sigma
 
     def release(self) -> None:
-        if self._forward is not None and hasattr(self._forward, "clear"):
+        if isinstance(self._forward, Graphs):
             self._forward.clear()
 
     def _dtype(self, device: torch.device) -> torch.dtype:
@@ -168,8 +169,6 @@ class UNet(Prior):
 
     def _fast_forward(self) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
         """The network's evaluation without gradients, on the CUDA device where it is by now."""
-        from reddiff_pl.priors.fused.graphs import Graphs
-
         forward: Callable[..., Tensor] = self._network
         dtype = self._dtype(self.abar.device)
         if self.compiled:

@@ -98,33 +98,26 @@ def add(h: Tensor | Pieces, bias: Tensor | None, residual: Tensor | None = None,
         residual: of the size of h, or of half its height and width, which is enlarged to nearest neighbours.
     """
     out = torch.empty(_shape(h), device=_first(h).device, dtype=_first(h).dtype)
-    kind = 0 if residual is None else 1 if residual.shape == out.shape else 2
-    return Map(out, _sums(h, bias, residual, out, scale, kind))
+    return Map(out, _sums(h, bias, residual, out, scale))
 
 
 def sums_of(h: Tensor | Pieces) -> Tensor:
     """The sums of a map as it is."""
-    return _sums(h, None, None, None, 1.0, 0)
+    return _sums(h, None, None, None, 1.0)
 
 
 def _sums(
-    h: Tensor | Pieces,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    out: Tensor | None,
-    scale: float,
-    kind: int,
+    h: Tensor | Pieces, bias: Tensor | None, residual: Tensor | None, out: Tensor | None, scale: float
 ) -> Tensor:
     views = _views(h)
+    places = views if out is None else _places(out, h)
+    kind = 0 if residual is None else 1 if residual.shape == _shape(h) else 2
     B, H, W, C = views[0].shape
     pixels, channels = _tile(C, SUMMED)
     part = ceil(ceil(H * W, PARTS), pixels) * pixels
     parts = ceil(H * W, part)
     sums = torch.empty(B, parts * len(views), 2, C, device=views[0].device)
-    for i, (view, to) in enumerate(
-        zip(views, [None] * len(views) if out is None else _places(out, h), strict=True)
-    ):
-        to = view if to is None else to
+    for i, (view, to) in enumerate(zip(views, places, strict=True)):
         kernels.add_kernel[(parts, ceil(C, channels), B)](
             *(
                 view,

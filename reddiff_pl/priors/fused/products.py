@@ -83,7 +83,7 @@ def _product(
 ) -> Tensor:
     """out = (h + bias + [x1, x2] W^T) * scale, of silu(a x1 + b) where there are `scales`; the sums of out."""
     B, H, W, C = out.shape
-    rows, cols, warps, stages = _product_tile(H * W, C)
+    rows, cols = (max(power(n, 128), 16) for n in (H * W, C))
     depth = max(power(xs[0].shape[3], 64), 16)
     parts = ceil(H * W, rows)
     partial = torch.empty(B, parts, 2, C, device=out.device) if sums else out
@@ -98,14 +98,7 @@ def _product(
         *(tiles(out if h is None else h, cols), out if bias is None else bias, out, partial, H * W, C, scale),
         *(scales is not None, len(xs) == 2, h is not None, bias is not None, sums),
         *(rows, cols, depth),
-        num_warps=warps,
-        num_stages=stages,
+        num_warps=4,
+        num_stages=3,
     )
     return partial
-
-
-def _product_tile(pixels: int, C: int) -> tuple[int, int, int, int]:
-    """Pixels and output channels of a program, its warps, and the stages of its pipeline."""
-    rows = max(power(pixels, 128), 16)
-    cols = max(power(C, 128), 16)
-    return rows, cols, 4, 3

@@ -88,23 +88,21 @@ class FusedUNet:
                 module.weight.data = module.weight.to(dtype, memory_format=torch.channels_last)
             elif isinstance(module, nn.Linear) and module not in exact:
                 module.weight.data = module.weight.to(dtype)
-        self.resnets = [m for m in modules if type(m).__name__ == "ResnetBlock2D"]
-        self.attentions = [m for m in modules if type(m).__name__ == "Attention"]
-        self._join()
+        self._join(modules)
         self.conv_in = products.few_in(network.conv_in.weight)
         self.conv_out = products.few_out(network.conv_out.weight[:channels])
 
-    def _join(self) -> None:
+    def _join(self, modules: list[Any]) -> None:
         """One matrix for q, k and v, and one for the projections of t of all residual blocks."""
-        projections = [resnet.time_emb_proj for resnet in self.resnets]
+        resnets = [m for m in modules if type(m).__name__ == "ResnetBlock2D"]
+        attentions = [m for m in modules if type(m).__name__ == "Attention"]
+        projections = [resnet.time_emb_proj for resnet in resnets]
         self.project = _joined(projections)
         starts = list(itertools.accumulate((p.out_features for p in projections), initial=0))
-        self.columns = {id(resnet): starts[i : i + 2] for i, resnet in enumerate(self.resnets)}
-        self.qkv = {id(a): _joined([a.to_q, a.to_k, a.to_v]) for a in self.attentions}
+        self.columns = {id(resnet): starts[i : i + 2] for i, resnet in enumerate(resnets)}
+        self.qkv = {id(a): _joined([a.to_q, a.to_k, a.to_v]) for a in attentions}
         # of the two convolutions that are added at the end of a block
-        self.biases = {
-            id(r): _sum(r.conv2.bias, getattr(r.conv_shortcut, "bias", None)) for r in self.resnets
-        }
+        self.biases = {id(r): _sum(r.conv2.bias, getattr(r.conv_shortcut, "bias", None)) for r in resnets}
 
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The network's output, float32 (B, channels, H, W).
@@ -148,8 +146,7 @@ class FusedUNet:
         if net.class_embedding is not None:
             if net.config.class_embed_type == "timestep":
                 labels = net.time_proj(labels)
-            with torch.autocast("cuda", enabled=False):
-                embedding = embedding + net.class_embedding(labels).float()
+            embedding = embedding + net.class_embedding(labels).float()
         weight, bias = self.project
         return F.linear(F.silu(embedding).to(self.dtype), weight, bias)
 
