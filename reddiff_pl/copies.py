@@ -41,7 +41,8 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     """
     if device.type != "cuda":
         return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
+    # an expanded tensor cannot be pinned: its elements share their places
+    return tensor.contiguous().pin_memory().to(device, non_blocking=True)
 
 
 class Download:

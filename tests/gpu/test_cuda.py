@@ -53,7 +53,22 @@ def test_with_noise_from_the_cpu_the_devices_agree(reddiff, tmp_path, task):
     assert (difference > 1).mean() < 1e-3
 
 
-@pytest.mark.parametrize("precision", ["32", "bf16"])
+@pytest.mark.parametrize(
+    "config", sorted([*(CONFIGS / "tasks").glob("*.yaml"), *(CONFIGS / "samplers").glob("*.yaml")]), ids=str
+)
+def test_every_task_and_sampler_runs(reddiff, tmp_path, config):
+    if config.stem in ("inpainting_given", "nonlinear_blur"):
+        pytest.skip("its masks come with the images, its network from elsewhere")
+    task = [] if config.parent.name == "tasks" else ["--config", CONFIGS / "tasks" / "deblur_gauss.yaml"]
+    code, printed = reddiff(
+        *("restore", *task, "--config", config, "--data.shards", VAL_SHARD, "--limit=2", "--out", tmp_path),
+        *("--model.sampler.init_args.steps=2", "--trainer.accelerator=gpu"),
+    )
+    assert code == 0, printed
+    assert len(restored_keys(tmp_path / "shards" / "val-000000.tar")) == 2
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16", "fp8"])
 def test_bytes_repeat(reddiff, tmp_path, precision):
     command = ["restore", "--config", CONFIGS / "demo.yaml", "--data.shards", VAL_SHARD, "--limit=8"]
     command += ["--trainer.accelerator=gpu", f"--model.prior.init_args.precision={precision}"]
