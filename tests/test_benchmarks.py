@@ -8,7 +8,7 @@ from pathlib import Path
 
 from helpers import VAL_SHARD
 
-from benchmarks import methods, quality, table
+from benchmarks import methods, precision, quality, table
 
 TEMPLATE = Path(quality.__file__).with_name("quality.md.in").read_text()
 TASK = "superresolution_4x"
@@ -62,3 +62,14 @@ def test_every_task_and_candidate_can_be_made():
     for task in methods.TASKS:
         class_name, settings = quality.shipped(task)
         assert quality.job("table", task, class_name, settings).path(Path("nowhere"))
+
+
+def test_precisions_are_compared_photo_by_photo(tmp_path):
+    """In float32 twice: the same; one photo worse by .3 dB of two: -.15 +- .15. What fails is said in its place."""
+    argv = ["--out", str(tmp_path), "--tasks", "deblur_gauss", "--limit=2", "--steps=1", "--seeds=2"]
+    assert precision.main([*argv, "--precisions", "32", "32"]) == 0
+    assert (tmp_path / "precision.md").read_text().splitlines()[2].endswith("| +0.000 ± 0.000 |")
+    assert len(list(tmp_path.glob("deblur_gauss-32-*"))) == 2
+    rows = {"a": {"32": [20.0, 30.0], "bf16": [20.0, 29.7], "fp8": "exit code 1: why"}}
+    lines = precision.table(rows, ["32", "bf16", "fp8"]).splitlines()
+    assert lines[2] == "| a | 25.000 | -0.150 ± 0.150 | exit code 1: why |"
