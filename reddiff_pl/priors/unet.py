@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 BUNDLED = Path(__file__).parent.parent / "assets" / "prior64"
 
 _OPTION = "model.prior.init_args.path"
+_PRECISION = "model.prior.init_args.precision"
+_PRECISIONS = ("auto", "32", "bf16", "16", "fp8")
 _PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
@@ -43,7 +45,9 @@ class UNet(Prior):
             ships with this package, 64x64 RGB photographs.
         hub: download `path` from the hub when it is not a local folder. Nothing is downloaded otherwise.
         precision: "32" computes in float32, with TF32 off; "bf16" and "16" the network in these, everything else of a
-            restoration in float32. "auto" is bf16 on CUDA devices that have it, and 32 elsewhere.
+            restoration in float32. "fp8" is bf16 but for the largest convolutions, in 8-bit floats where no gradients
+            are asked for: faster and less exact, see docs/benchmarks.md; it needs a CUDA device of compute capability
+            8.9 or more and a network that can be fused. "auto" is bf16 on CUDA devices that have it, and 32 elsewhere.
         fused: on CUDA, in bf16 and 16, evaluate the network by the kernels of `priors/fused`; false, or for networks
             that these do not know, by diffusers' own forward pass under autocast.
         graph: on CUDA, replay the evaluation as a CUDA graph, captured once for each shape of a batch.
@@ -68,7 +72,7 @@ class UNet(Prior):
         self,
         path: str | None = None,
         hub: bool = False,
-        precision: Literal["auto", "32", "bf16", "16"] = "auto",
+        precision: Literal["auto", "32", "bf16", "16", "fp8"] = "auto",
         fused: bool = True,
         graph: bool = True,
         compile: bool = False,
@@ -80,10 +84,8 @@ class UNet(Prior):
         prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None,
     ) -> None:
         super().__init__()
-        if precision not in ("auto", "32", "bf16", "16"):
-            raise ConfigError(
-                f"model.prior.init_args.precision: must be auto, 32, bf16 or 16, got {precision}"
-            )
+        if precision not in _PRECISIONS:
+            raise ConfigError(f"{_PRECISION}: must be one of {', '.join(_PRECISIONS)}, got {precision}")
         folder = part(find_folder(path or str(BUNDLED), hub), ("unet",))
         self.network = load_network(folder, ("UNet2DModel",), _OPTION)
         config: Any = self.network.config
@@ -116,6 +118,8 @@ class UNet(Prior):
                 f"{self.prediction_type}"
             )
         self.fused, self.graph, self.compiled = fused, graph, compile
+        if precision == "fp8":
+            self._check_eight_bits()
         self._forward: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = None
         full_precision()
 
@@ -155,7 +159,21 @@ class UNet(Prior):
         if self.precision == "auto":
             has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
             return torch.bfloat16 if has_bf16 else torch.float32
-        return {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}[self.precision]
+        return {"32": torch.float32, "16": torch.float16}.get(self.precision, torch.bfloat16)
+
+    def _check_eight_bits(self) -> None:
+        """
+        Raises:
+            ConfigError: what precision fp8 lacks.
+        """
+        if not self.fused or self.compiled:
+            raise ConfigError(f"{_PRECISION}: fp8 needs fused: true and compile: false")
+        if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 9):
+            raise ConfigError(f"{_PRECISION}: fp8 needs a CUDA device of compute capability 8.9 or more")
+        from reddiff_pl.priors.fused.unet import obstacle
+
+        if (reason := obstacle(self.network)) is not None:
+            raise ConfigError(f"{_PRECISION}: fp8 needs a network that can be fused, not one with {reason}")
 
     def _network(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         """diffusers' own forward pass."""
@@ -178,7 +196,8 @@ class UNet(Prior):
             from reddiff_pl.priors.fused.unet import FusedUNet, obstacle
 
             if (reason := obstacle(self.network)) is None:
-                forward = FusedUNet(self.network, dtype, self.shape[0])
+                operands = torch.float8_e4m3fn if self.precision == "fp8" else None
+                forward = FusedUNet(self.network, dtype, self.shape[0], operands)
             else:
                 log.info("the network is not fused: %s; compile: true may make it faster", reason)
         return Graphs(forward) if self.graph else forward

@@ -20,7 +20,7 @@ if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
 
 from diffusers import UNet2DModel
 
-from reddiff_pl.priors.fused import ops, products
+from reddiff_pl.priors.fused import convs, ops, products, unet
 from reddiff_pl.priors.fused.unet import FusedUNet, obstacle
 from reddiff_pl.priors.loading import full_precision
 
@@ -96,6 +96,72 @@ def test_is_the_network(name: str) -> None:
     # the network that gave its weights away still works
     with torch.autocast(DEVICE.type, torch.bfloat16):
         assert error(half.network(x, t, class_labels=labels, return_dict=False)[0][:, :3], expected) < 0.05
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@torch.no_grad()
+def test_is_the_network_in_eight_bits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels in float32 exactly; in 8 bits, on a device, to what 3 bits of mantissa leave."""
+    monkeypatch.setattr(unet, "EIGHT_BITS_FROM", 20)  # the lower level's maps stay as they are
+    net = network(NETWORKS[name])
+    size = (4, 12) if "size" in name else (8, 8)
+    x = torch.randn(3, 3, *size, device=DEVICE)
+    t = torch.tensor([3, 500, 937], device=DEVICE)
+    labels = torch.tensor([0, 2, 1], device=DEVICE) if "classes" in name else None
+    expected = net(x, t, class_labels=labels, return_dict=False)[0][:, :3]
+    if DEVICE.type == "cpu":
+        exact = FusedUNet(copy.deepcopy(net), torch.float32, 3, torch.float32)
+        assert exact.eight
+        assert error(exact(x, t, labels), expected) < 1e-5
+    else:  # Triton's interpreter rounds to 8 bits wrongly: 1.97 to 1
+        coarse = FusedUNet(copy.deepcopy(net), torch.float16, 3, torch.float8_e4m3fn)
+        assert 1e-4 < error(coarse(x, t, labels), expected) < 0.1
+
+
+@pytest.mark.parametrize("enlarged", [False, True])
+@pytest.mark.parametrize("channels", [(32, 48), (80, 16), (16, 144)])
+@torch.no_grad()
+def test_convolution_in_eight_bits(channels: tuple[int, int], enlarged: bool) -> None:
+    """Of numbers that 8 bits hold: exact but for the order of the sums; beyond the borders there are zeros."""
+    C, N = channels
+    B, H, W = 2, 5, 12
+    x = torch.randint(-7, 8, (B, H, W, C), device=DEVICE).half()
+    weight = torch.randint(-7, 8, (N, C, 3, 3), device=DEVICE).float()
+    identity = torch.ones(B, C, device=DEVICE), torch.zeros(B, C, device=DEVICE)
+    operand = ops.activate([x], identity, silu=False, operand=torch.float8_e4m3fn)
+    assert operand.shape == (B, H + 1, W + 1, C)
+    assert not operand[:, H].float().any() and not operand[:, :, W].float().any()
+    large = x.repeat_interleave(2, 1).repeat_interleave(2, 2) if enlarged else x
+    plain = F.conv2d(large.permute(0, 3, 1, 2).double(), weight.double(), padding=1).permute(0, 2, 3, 1)
+    bias, whole = torch.randn(N, device=DEVICE), torch.randn_like(plain)
+    half = whole[:, ::2, ::2][:, : plain.shape[1] // 2, : plain.shape[2] // 2]
+    for residual in (None, whole, half) if plain.shape[1] % 2 == 0 else (None, whole):
+        given = None if residual is None else residual.float().contiguous()
+        out, sums = convs.conv(
+            operand, convs.conv8(weight, torch.float8_e4m3fn, enlarged), torch.float32, bias, given, 0.5
+        )
+        added = (
+            0
+            if residual is None
+            else residual
+            if residual.shape == plain.shape
+            else residual.repeat_interleave(2, 1).repeat_interleave(2, 2)
+        )
+        expected = (plain + bias + added) / 2
+        # of an enlarged map, sums of weights are rounded
+        assert error(out, expected) < (0.03 if enlarged else 1e-5 if DEVICE.type == "cpu" else 1e-3)
+        torch.testing.assert_close(sums.sum(1)[:, 0], out.sum((1, 2)), atol=1e-2, rtol=1e-4)
+        torch.testing.assert_close(sums.sum(1)[:, 1], out.square().sum((1, 2)), atol=1e-2, rtol=1e-4)
+    assert convs.conv(operand, convs.conv8(weight, operand.dtype), torch.float32, sums=False)[1].numel() == 0
+
+
+@torch.no_grad()
+def test_operands_stay_finite() -> None:
+    """What is beyond the range of 8 bits is the largest number there, not NaN."""
+    x = torch.full((1, 2, 2, 16), 60000.0, device=DEVICE, dtype=torch.float16)
+    ones = torch.ones(1, 16, device=DEVICE)
+    operand = ops.activate([x, -x], (ones.repeat(1, 2), 0 * ones.repeat(1, 2)), False, torch.float8_e4m3fn)
+    assert operand[:, :2, :2].float().abs().eq(448).all()
 
 
 @torch.no_grad()

@@ -215,6 +215,18 @@ def test_unknown_precision(tmp_path: Path) -> None:
         UNet(str(tmp_path), precision="bfloat16")  # type: ignore[arg-type]
 
 
+def test_eight_bits_need_their_kernels() -> None:
+    """Refused before any work where they cannot be had, with what is missing."""
+    for options in ({"fused": False}, {"compile": True}):
+        with pytest.raises(
+            ConfigError, match=r"init_args\.precision: fp8 needs fused: true and compile: false"
+        ):
+            UNet(precision="fp8", **options)
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match=r"init_args\.precision: fp8 needs a CUDA device"):
+            UNet(precision="fp8")
+
+
 @pytest.mark.parametrize("change", [{"beta_end": 0.01}, {"precision": "bf16"}], ids=str)
 def test_fingerprint_holds_all_that_the_prior_computes_with(tmp_path: Path, change: dict[str, Any]) -> None:
     tiny(tmp_path)

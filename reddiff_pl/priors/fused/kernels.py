@@ -135,15 +135,26 @@ def activated(v, scale, offset, NORM: tl.constexpr, SILU: tl.constexpr):
 
 
 @triton.jit
+def _stored(v, real, scale, dtype: tl.constexpr, PAD: tl.constexpr, EIGHT: tl.constexpr):
+    """v as it is written: in 8 bits times `scale` and kept finite, zero where there is no pixel."""
+    if EIGHT:
+        v = tl.minimum(tl.maximum(v * scale, -448.0), 448.0)
+    if PAD:
+        v = tl.where(real, v, 0.0)
+    return v.to(dtype)
+
+
+@triton.jit
 def activate_kernel(
-    x, x_image, x_row, a, b, out, out_image, out_row, out_pixel, reduced, H, W, C, row_ab,
-    VIEW: tl.constexpr, NORM: tl.constexpr, SILU: tl.constexpr, RESIZE: tl.constexpr,
-    BP: tl.constexpr, BC: tl.constexpr,
+    x, x_image, x_row, a, b, out, out_image, out_row, out_pixel, reduced, H, W, C, row_ab, out_scale,
+    VIEW: tl.constexpr, NORM: tl.constexpr, SILU: tl.constexpr, RESIZE: tl.constexpr, PAD: tl.constexpr,
+    EIGHT: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     """BP pixels and BC channels of an image. RESIZE: 0 none, 1 halved (`reduced`: x itself halved), 2 doubled.
 
     H and W are those of x; for RESIZE 1 the pixels of a program are the output's, else x's. x's images and rows, out's
-    and its pixels are so many elements apart; VIEW: with gaps. a and b hold `row_ab` channels an image.
+    and its pixels are so many elements apart; VIEW: with gaps. a and b hold `row_ab` channels an image. PAD: 1 where
+    out has a column and a row of zeros behind its own; not with views, nor doubled.
     """
     n = tl.program_id(2).to(tl.int64)
     cols = tl.program_id(1) * BC + tl.arange(0, BC)
@@ -157,10 +168,16 @@ def activate_kernel(
     dtype = out.dtype.element_ty
     x += n * x_image
     out += n * out_image
+    height, width = H, W
     if RESIZE == 1:
         height, width = H // 2, W // 2
-        row, column = pixels // width, pixels % width
-        inside = (pixels < height * width)[:, None] & in_cols[None, :]
+    row, column = pixels // (width + PAD), pixels % (width + PAD)
+    real = (row < height)[:, None]
+    if PAD:
+        real = real & (column < width)[:, None]
+    inside = real & in_cols[None, :]
+    written = (row < height + PAD)[:, None] & in_cols[None, :]
+    if RESIZE == 1:
         mean = tl.zeros((BP, BC), tl.float32)
         plain = tl.zeros((BP, BC), tl.float32)
         for i in tl.static_range(4):
@@ -169,22 +186,21 @@ def activate_kernel(
             plain += v
             mean += activated(v, scale, offset, NORM, SILU)
         to = row * out_row + column * out_pixel
-        tl.store(out + to[:, None] + cols[None, :], (mean / 4).to(dtype), mask=inside)
-        to = (n * height * width + pixels) * C
-        tl.store(reduced + to[:, None] + cols[None, :], (plain / 4).to(dtype), mask=inside)
+        v = _stored(mean / 4, real, out_scale, dtype, PAD, EIGHT)
+        tl.store(out + to[:, None] + cols[None, :], v, mask=written)
+        to = (n * height * width + row * width + column) * C
+        tl.store(reduced + to[:, None] + cols[None, :], (plain / 4).to(reduced.dtype.element_ty), mask=inside)
     else:
-        row, column = pixels // W, pixels % W
-        inside = (pixels < H * W)[:, None] & in_cols[None, :]
         at = pixels * C
-        if VIEW:
+        if VIEW or PAD:
             at = row * x_row + column * C
         v = tl.load(x + at[:, None] + cols[None, :], mask=inside, other=0.0).to(tl.float32)
-        v = activated(v, scale, offset, NORM, SILU).to(dtype)
+        v = _stored(activated(v, scale, offset, NORM, SILU), real, out_scale, dtype, PAD, EIGHT)
         if RESIZE == 0:
             to = pixels * out_pixel
             if VIEW:
                 to = row * out_row + column * out_pixel
-            tl.store(out + to[:, None] + cols[None, :], v, mask=inside)
+            tl.store(out + to[:, None] + cols[None, :], v, mask=written)
         else:
             for i in tl.static_range(4):
                 to = (2 * row + i // 2) * out_row + (2 * column + i % 2) * out_pixel

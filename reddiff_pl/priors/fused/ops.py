@@ -15,7 +15,8 @@ from reddiff_pl.priors.fused import kernels
 # Found by trial on an H100, at 256x256 pixels and 256 channels; others lose up to a third.
 PARTS = 64  # an image's sums are taken in at most so many parts
 SUMMED = 4096  # elements of a tile that is summed
-ACTIVATED = 2048  # elements of a tile that is not
+ACTIVATED = 2048  # elements of a tile that is not, or twice as many of 8 bits
+OPERAND_SCALE = 4.0  # of activations in 8 bits: full precision from .004 to 112
 
 
 Pieces: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -110,14 +111,14 @@ def _sums(
     h: Tensor | Pieces, bias: Tensor | None, residual: Tensor | None, out: Tensor | None, scale: float
 ) -> Tensor:
     views = _views(h)
-    places = views if out is None else _places(out, h)
+    to_views = views if out is None else places(out, len(views))
     kind = 0 if residual is None else 1 if residual.shape == _shape(h) else 2
     B, H, W, C = views[0].shape
     pixels, channels = _tile(C, SUMMED)
     part = ceil(ceil(H * W, PARTS), pixels) * pixels
     parts = ceil(H * W, part)
     sums = torch.empty(B, parts * len(views), 2, C, device=views[0].device)
-    for i, (view, to) in enumerate(zip(views, places, strict=True)):
+    for i, (view, to) in enumerate(zip(views, to_views, strict=True)):
         kernels.add_kernel[(parts, ceil(C, channels), B)](
             *(
                 view,
@@ -146,9 +147,9 @@ def _shape(h: Tensor | Pieces) -> tuple[int, int, int, int]:
     return (B, H, W, C) if isinstance(h, Tensor) else (B, 2 * H, 2 * W, C)
 
 
-def _places(out: Tensor, h: Tensor | Pieces) -> list[Tensor]:
-    """Where in `out` the pixels of a map go, or those of its pieces."""
-    return [out] if isinstance(h, Tensor) else [out[:, i // 2 :: 2, i % 2 :: 2] for i in range(4)]
+def places(out: Tensor, pieces: int) -> list[Tensor]:
+    """Where in `out` the pixels of a map in so many pieces go, 1 or 4."""
+    return [out] if pieces == 1 else [out[:, i // 2 :: 2, i % 2 :: 2] for i in range(4)]
 
 
 def affine(
@@ -190,34 +191,47 @@ def affine(
     return a, b
 
 
-def activate(xs: Sequence[Tensor | Pieces], scales: tuple[Tensor, Tensor], silu: bool = True) -> Tensor:
+def activate(
+    xs: Sequence[Tensor | Pieces],
+    scales: tuple[Tensor, Tensor],
+    silu: bool = True,
+    operand: torch.dtype | None = None,
+) -> Tensor:
     """silu(a x + b) of one map, or of two behind each other, (B, H, W, C).
 
     Args:
         xs: (B, H, W, C) each, or a map in pieces.
         scales: a, b.
+        operand: makes it one of `convs.conv`: of this type, times OPERAND_SCALE, and with a column and a row of zeros
+            behind, (B, H + 1, W + 1, C); not of pieces.
     """
     B, H, W, _ = _shape(xs[0])
-    out = _first(xs[0]).new_empty(B, H, W, sum(_shape(x)[3] for x in xs))
+    pad = int(operand is not None)
+    out = _first(xs[0]).new_empty(B, H + pad, W + pad, sum(_shape(x)[3] for x in xs), dtype=operand)
     at = 0
     for x in xs:
-        C = _shape(x)[3]
-        for view, to in zip(_views(x), _places(out[..., at : at + C], x), strict=True):
-            _activate(view, to, out, (scales[0][:, at:], scales[1][:, at:]), silu, 0)
+        C, views = _shape(x)[3], _views(x)
+        for view, to in zip(views, places(out[..., at : at + C], len(views)), strict=True):
+            _activate(view, to, out, (scales[0][:, at:], scales[1][:, at:]), silu, 0, pad)
         at += C
     return out
 
 
-def halve(x: Tensor, scales: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+def halve(
+    x: Tensor, scales: tuple[Tensor, Tensor] | None, operand: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
     """Means over 2x2 pixels of silu(a x + b), and of x, (B, H/2, W/2, C).
 
     Args:
         x: (B, H, W, C).
         scales: a, b; None: the first is that of x, too.
+        operand: makes the first one of `convs.conv`, as in `activate`.
     """
     B, H, W, C = x.shape
-    out, reduced = x.new_empty(2, B, H // 2, W // 2, C)
-    _activate(x, out, reduced, scales, scales is not None, 1)
+    pad = int(operand is not None)
+    out = x.new_empty(B, H // 2 + pad, W // 2 + pad, C, dtype=operand)
+    reduced = x.new_empty(B, H // 2, W // 2, C)
+    _activate(x, out, reduced, scales, scales is not None, 1, pad)
     return out, reduced
 
 
@@ -225,19 +239,26 @@ def double(x: Tensor) -> Tensor:
     """x enlarged to nearest neighbours, (B, 2 H, 2 W, C)."""
     B, H, W, C = x.shape
     out = x.new_empty(B, 2 * H, 2 * W, C)
-    _activate(x, out, out, None, False, 2)
+    _activate(x, out, out, None, False, 2, 0)
     return out
 
 
 def _activate(
-    x: Tensor, out: Tensor, reduced: Tensor, scales: tuple[Tensor, Tensor] | None, silu: bool, resize: int
+    x: Tensor,
+    out: Tensor,
+    reduced: Tensor,
+    scales: tuple[Tensor, Tensor] | None,
+    silu: bool,
+    resize: int,
+    pad: int,
 ) -> None:
     B, H, W, C = x.shape
-    pixels, channels = _tile(C, ACTIVATED)
-    grid = (ceil(H * W // 4 if resize == 1 else H * W, pixels), ceil(C, channels), B)
+    eight = out.element_size() == 1
+    pixels, channels = _tile(C, 2 * ACTIVATED if eight else ACTIVATED)
+    height, width = (H // 2, W // 2) if resize == 1 else (H, W)
     a, b = (x, x) if scales is None else scales
-    kernels.activate_kernel[grid](
-        *(x, *x.stride()[:2], a, b, out, *out.stride()[:3], reduced, H, W, C, a.stride(0)),
-        *(not x.is_contiguous(), scales is not None, silu, resize, pixels, channels),
-        num_warps=8,
+    kernels.activate_kernel[(ceil((height + pad) * (width + pad), pixels), ceil(C, channels), B)](
+        *(x, *x.stride()[:2], a, b, out, *out.stride()[:3], reduced, H, W, C, a.stride(0), OPERAND_SCALE),
+        *(not x.is_contiguous(), scales is not None, silu, resize, pad, eight, pixels, channels),
+        num_warps=4 if eight else 8,
     )

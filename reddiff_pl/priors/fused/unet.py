@@ -14,8 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reddiff_pl.priors.fused import ops, products
+from reddiff_pl.priors.fused import convs, ops, products
 from reddiff_pl.priors.fused.ops import Map, Pieces
+
+EIGHT_BITS_FROM = 32 * 32  # pixels of a map; convolutions of smaller ones take little time, and cuDNN less
 
 _BLOCKS = {
     "DownBlock2D",
@@ -68,11 +70,15 @@ class FusedUNet:
         network: a UNet2DModel without `obstacle`, on a CUDA device.
         dtype: bfloat16 or float16.
         channels: of the output that are wanted; further ones (a learned variance) are not computed.
+        operands: float8_e4m3fn: what the convolutions of residual blocks multiply, on maps of `EIGHT_BITS_FROM` pixels
+            or more. Default: as `dtype`.
     """
 
-    def __init__(self, network: Any, dtype: torch.dtype, channels: int) -> None:
+    def __init__(
+        self, network: Any, dtype: torch.dtype, channels: int, operands: torch.dtype | None = None
+    ) -> None:
         self.network = network
-        self.dtype, self.channels = dtype, channels
+        self.dtype, self.channels, self.operands = dtype, channels, operands
         embeddings = [network.time_embedding, network.class_embedding]
         exact = {module for part in embeddings if part is not None for module in part.modules()}
         modules: list[Any] = list(network.modules())
@@ -83,6 +89,7 @@ class FusedUNet:
             for conv in map(_enlarged_conv, modules)
             if conv is not None
         }
+        self.eight = {} if operands is None else self._eight_bits(modules, operands)
         for module in modules:
             if isinstance(module, nn.Conv2d):
                 module.weight.data = module.weight.to(dtype, memory_format=torch.channels_last)
@@ -91,6 +98,21 @@ class FusedUNet:
         self._join(modules)
         self.conv_in = products.few_in(network.conv_in.weight)
         self.conv_out = products.few_out(network.conv_out.weight[:channels])
+
+    def _eight_bits(
+        self, modules: list[Any], dtype: torch.dtype
+    ) -> dict[int, tuple[convs.Conv8, convs.Conv8]]:
+        """The two convolutions of each residual block that can be; descriptors of memory need rows of 16 bytes."""
+        return {
+            id(m): (
+                convs.conv8(m.conv1.weight, dtype, enlarged=m.upsample is not None),
+                convs.conv8(m.conv2.weight, dtype),
+            )
+            for m in modules
+            if type(m).__name__ == "ResnetBlock2D"
+            and m.in_channels * dtype.itemsize % 16 == 0
+            and m.out_channels * dtype.itemsize % 16 == 0
+        }
 
     def _join(self, modules: list[Any]) -> None:
         """One matrix for q, k and v, and one for the projections of t of all residual blocks."""
@@ -155,28 +177,43 @@ class FusedUNet:
         xs = [each.x for each in maps]
         pixels = xs[0].shape[1] * xs[0].shape[2]
         scales = ops.affine([each.sums for each in maps], pixels, resnet.norm1)
-        h: Tensor | Pieces
         if resnet.downsample is not None:
-            hidden, residual = ops.halve(xs[0], scales)
-            h, pixels = ops.conv(hidden, resnet.conv1.weight), pixels // 4
+            pixels //= 4
         elif resnet.upsample is not None:
-            hidden, residual = ops.activate(xs, scales), xs[0]
-            h, pixels = ops.conv_enlarged(hidden, self.halves[id(resnet.conv1)]), pixels * 4
+            pixels *= 4
+        eight = self.eight.get(id(resnet)) if pixels >= EIGHT_BITS_FROM else None
+        operand = None if eight is None else self.operands
+        if resnet.downsample is not None:
+            hidden, residual = ops.halve(xs[0], scales, operand)
         else:
-            hidden, residual = ops.activate(xs, scales), xs[0]
-            h = ops.conv(hidden, resnet.conv1.weight)
+            hidden, residual = ops.activate(xs, scales, operand=operand), xs[0]
+        h: Tensor | Pieces
+        if eight is not None:
+            h, sums = convs.conv(hidden, eight[0], self.dtype)
+        else:
+            if resnet.upsample is not None:
+                h = ops.conv_enlarged(hidden, self.halves[id(resnet.conv1)])
+            else:
+                h = ops.conv(hidden, resnet.conv1.weight)
+            sums = ops.sums_of(h)
         del hidden
-        first, last = self.columns[id(resnet)]
-        by = {"shift" if resnet.time_embedding_norm == "default" else "modulation": modulation[:, first:last]}
-        scales = ops.affine([ops.sums_of(h)], pixels, resnet.norm2, resnet.conv1.bias, **by)
-        h = ops.conv(ops.activate([h], scales), resnet.conv2.weight)
-        bias, scale = self.biases[id(resnet)], 1 / resnet.output_scale_factor
-        if resnet.conv_shortcut is None:
+        start, end = self.columns[id(resnet)]
+        by = {"shift" if resnet.time_embedding_norm == "default" else "modulation": modulation[:, start:end]}
+        scales = ops.affine([sums], pixels, resnet.norm2, resnet.conv1.bias, **by)
+        hidden = ops.activate([h], scales, operand=operand)
+        bias, scale, shortcut = self.biases[id(resnet)], 1 / resnet.output_scale_factor, resnet.conv_shortcut
+        if eight is not None and shortcut is None:
+            return Map(*convs.conv(hidden, eight[1], self.dtype, bias, residual, scale))
+        if eight is not None:
+            h, _ = convs.conv(hidden, eight[1], self.dtype, sums=False)
+        else:
+            h = ops.conv(hidden, resnet.conv2.weight)
+        if shortcut is None:
             return ops.add(h, bias, residual, scale)
         inputs = xs
         if resnet.downsample is not None or resnet.upsample is not None:
             inputs = [residual if resnet.upsample is None else ops.double(residual)]
-        return products.shortcut(inputs, resnet.conv_shortcut.weight.flatten(1), h, bias, scale)
+        return products.shortcut(inputs, shortcut.weight.flatten(1), h, bias, scale)
 
     def _attention(self, h: Map, attention: Any) -> Map:
         if attention is None:
