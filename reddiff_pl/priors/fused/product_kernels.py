@@ -18,13 +18,13 @@ from reddiff_pl.priors.fused.kernels import activated
 def _product(x, row, C, a, b, weight, col, first_weight, acc, NORM: tl.constexpr, BK: tl.constexpr):
     """acc + x[rows] W[cols]^T over the C channels of x, those of W counted from first_weight."""
     for k in range(0, C, BK):
-        left = x.load([row, k])
+        left, right = x.load([row, k]), weight.load([col, first_weight + k])
         if NORM:
             channel = k + tl.arange(0, BK)
             scale = tl.load(a + channel, mask=channel < C, other=0.0)[None, :]
             offset = tl.load(b + channel, mask=channel < C, other=0.0)[None, :]
-            left = activated(left.to(tl.float32), scale, offset, True, True).to(left.dtype)
-        acc = tl.dot(left, weight.load([col, first_weight + k]).T, acc)
+            left = activated(left.to(tl.float32), scale, offset, True, True).to(right.dtype)
+        acc = tl.dot(left, right.T, acc)
     return acc
 
 

@@ -24,20 +24,21 @@ def shortcut(xs: list[Tensor], weight: Tensor, h: Tensor, bias: Tensor, scale: f
     return Map(out, _product(xs, weight, out, h=h, bias=bias, scale=scale))
 
 
-def conv_in(x: Tensor, weight: Tensor, bias: Tensor) -> Map:
+def conv_in(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Map:
     """A 3x3 convolution of an image of few channels, with its sums.
 
     Args:
         x: float32 (B, C, H, W).
-        weight: (C_out, K), see `few_in`.
+        weight: (C_out, K), see `few_in`; x is rounded to its type.
         bias: (C_out,).
+        dtype: of the map.
     """
     B, C, H, W = x.shape
     K = weight.shape[1]
     patches = torch.empty(B, H, W, K, device=x.device, dtype=weight.dtype)
     pixels = max(4096 // K, 1)
     kernels.patches_kernel[(ceil(H * W, pixels), B)](x, patches, H, W, C, K, pixels)
-    out = torch.empty(B, H, W, weight.shape[0], device=x.device, dtype=weight.dtype)
+    out = torch.empty(B, H, W, weight.shape[0], device=x.device, dtype=dtype)
     return Map(out, _product([patches], weight, out, bias=bias))
 
 
@@ -47,7 +48,7 @@ def conv_out(x: Tensor, scales: tuple[Tensor, Tensor], weight: Tensor, bias: Ten
     Args:
         x: (B, H, W, C).
         scales: a, b.
-        weight: (K, C), see `few_out`.
+        weight: (K, C), see `few_out`; the activations are rounded to its type.
         bias: (C_out,).
     """
     B, H, W, _ = x.shape
