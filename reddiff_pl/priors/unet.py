@@ -23,6 +23,7 @@ from torch import Tensor
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.priors.base import Prior, labels_of, per_image
 from reddiff_pl.priors.fused.graphs import Graphs
+from reddiff_pl.priors.fused.obstacle import obstacle
 from reddiff_pl.priors.loading import find_folder, full_precision, load_network, part, scheduler_config
 from reddiff_pl.priors.schedule import abar_from
 
@@ -170,8 +171,6 @@ class UNet(Prior):
             raise ConfigError(f"{_PRECISION}: fp8 needs fused: true and compile: false")
         if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 9):
             raise ConfigError(f"{_PRECISION}: fp8 needs a CUDA device of compute capability 8.9 or more")
-        from reddiff_pl.priors.fused.unet import obstacle
-
         if (reason := obstacle(self.network)) is not None:
             raise ConfigError(f"{_PRECISION}: fp8 needs a network that can be fused, not one with {reason}")
 
@@ -193,9 +192,9 @@ class UNet(Prior):
             self.network.to(memory_format=torch.channels_last)
             forward = torch.compile(forward, dynamic=False)
         elif self.fused and dtype != torch.float32:
-            from reddiff_pl.priors.fused.unet import FusedUNet, obstacle
-
             if (reason := obstacle(self.network)) is None:
+                from reddiff_pl.priors.fused.unet import FusedUNet  # Triton
+
                 operands = torch.float8_e4m3fn if self.precision == "fp8" else None
                 forward = FusedUNet(self.network, dtype, self.shape[0], operands)
             else:

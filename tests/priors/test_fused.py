@@ -21,7 +21,8 @@ if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
 from diffusers import UNet2DModel
 
 from reddiff_pl.priors.fused import convs, ops, products, unet
-from reddiff_pl.priors.fused.unet import FusedUNet, obstacle
+from reddiff_pl.priors.fused.obstacle import obstacle
+from reddiff_pl.priors.fused.unet import FusedUNet
 from reddiff_pl.priors.loading import full_precision
 
 full_precision()
@@ -138,7 +139,7 @@ def test_convolution_in_eight_bits(channels: tuple[int, int], enlarged: bool) ->
     for residual in (None, whole, half) if plain.shape[1] % 2 == 0 else (None, whole):
         given = None if residual is None else residual.float().contiguous()
         out, sums = convs.conv(
-            operand, convs.conv8(weight, torch.float8_e4m3fn, enlarged), torch.float32, bias, given, 0.5
+            operand, convs.weights8(weight, torch.float8_e4m3fn, enlarged), torch.float32, bias, given, 0.5
         )
         added = (
             0
@@ -152,7 +153,9 @@ def test_convolution_in_eight_bits(channels: tuple[int, int], enlarged: bool) ->
         assert error(out, expected) < (0.03 if enlarged else 1e-5 if DEVICE.type == "cpu" else 1e-3)
         torch.testing.assert_close(sums.sum(1)[:, 0], out.sum((1, 2)), atol=1e-2, rtol=1e-4)
         torch.testing.assert_close(sums.sum(1)[:, 1], out.square().sum((1, 2)), atol=1e-2, rtol=1e-4)
-    assert convs.conv(operand, convs.conv8(weight, operand.dtype), torch.float32, sums=False)[1].numel() == 0
+    assert (
+        convs.conv(operand, convs.weights8(weight, operand.dtype), torch.float32, sums=False)[1].numel() == 0
+    )
 
 
 @torch.no_grad()

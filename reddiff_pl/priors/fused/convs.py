@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,20 +11,13 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from reddiff_pl.priors.fused import conv_kernels as kernels
 from reddiff_pl.priors.fused.ops import OPERAND_SCALE, ceil, halves, places, power
 
-Weight8 = tuple[Tensor, Tensor]
-"""A convolution's weight, (C_out, k k C), a scale for each row, and what a product with it is to be multiplied by,
-float32 (C_out,)."""
+Weights8: TypeAlias = list[tuple[Tensor, Tensor]]
+"""Of a 3x3 convolution, or of the four 2x2 ones of an enlarged map: the weight in 8 bits, (C_out, k k C), each row on a
+scale of its own, and what its products are to be multiplied by, float32 (C_out,)."""
 
 
-@dataclass
-class Conv8:
-    """A 3x3 convolution: its weight, or the four 2x2 ones of an enlarged map."""
-
-    weights: list[Weight8]
-
-
-def conv8(weight: Tensor, dtype: torch.dtype, enlarged: bool = False) -> Conv8:
-    """A 3x3 convolution for `conv`.
+def weights8(weight: Tensor, dtype: torch.dtype, enlarged: bool = False) -> Weights8:
+    """A 3x3 convolution's weight for `conv`.
 
     Args:
         weight: (C_out, C, 3, 3).
@@ -32,10 +25,10 @@ def conv8(weight: Tensor, dtype: torch.dtype, enlarged: bool = False) -> Conv8:
         enlarged: of a map doubled to nearest neighbours.
     """
     exact = weight.float()
-    return Conv8([_scaled(each, dtype) for each in (halves(exact) if enlarged else [exact])])
+    return [_scaled(each, dtype) for each in (halves(exact) if enlarged else [exact])]
 
 
-def _scaled(weight: Tensor, dtype: torch.dtype) -> Weight8:
+def _scaled(weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     rows = weight.permute(0, 2, 3, 1).flatten(1)
     if dtype.itemsize > 1:
         return rows.to(dtype).contiguous(), torch.ones(len(rows), device=rows.device)
@@ -45,7 +38,7 @@ def _scaled(weight: Tensor, dtype: torch.dtype) -> Weight8:
 
 def conv(
     x: Tensor,
-    by: Conv8,
+    weights: Weights8,
     dtype: torch.dtype,
     bias: Tensor | None = None,
     residual: Tensor | None = None,
@@ -56,16 +49,16 @@ def conv(
 
     Args:
         x: an operand of `ops.activate`, (B, H + 1, W + 1, C).
-        by: of `conv8`.
+        weights: of `weights8`.
         dtype: of the result.
         bias: (C_out,).
         residual: of the size of the result, or of half its height and width, which is enlarged to nearest neighbours.
         sums: of the result are wanted; without, they are empty.
     """
     B, H, W, C = x.shape[0], x.shape[1] - 1, x.shape[2] - 1, x.shape[3]
-    pieces = len(by.weights)
+    pieces = len(weights)
     times = 2 if pieces == 4 else 1
-    N = len(by.weights[0][0])
+    N = len(weights[0][0])
     out = torch.empty(B, times * H, times * W, N, device=x.device, dtype=dtype)
     kind = 0 if residual is None else 1 if residual.shape == out.shape else 2
     # found by trial on an H100: the larger tile pays where there are many channels to add up
@@ -76,7 +69,7 @@ def conv(
     parts = ceil(H * (W + 1), rows)
     partial = torch.empty(B, parts * pieces if sums else 0, 2, N, device=x.device)
     pixels = TensorDescriptor.from_tensor(x.view(-1, C), [rows, depth])
-    for i, ((weight, factor), to) in enumerate(zip(by.weights, places(out, pieces), strict=True)):
+    for i, ((weight, factor), to) in enumerate(zip(weights, places(out, pieces), strict=True)):
         above, left = (1, 1) if pieces == 1 else (1 - i // 2, 1 - i % 2)
         kernels.conv_kernel[(parts * ceil(N, cols), B)](
             *(pixels, TensorDescriptor.from_tensor(weight, [cols, depth]), factor),

@@ -19,47 +19,6 @@ from reddiff_pl.priors.fused.ops import Map, Pieces
 
 EIGHT_BITS_FROM = 32 * 32  # pixels of a map; convolutions of smaller ones take little time, and cuDNN less
 
-_BLOCKS = {
-    "DownBlock2D",
-    "AttnDownBlock2D",
-    "ResnetDownsampleBlock2D",
-    "UpBlock2D",
-    "AttnUpBlock2D",
-    "ResnetUpsampleBlock2D",
-    "UNetMidBlock2D",
-}
-
-
-def obstacle(network: nn.Module) -> str | None:
-    """What in a network the fused forward pass does not know; None: it can be fused."""
-    net: Any = network
-    if net.config.time_embedding_type not in ("positional", "learned"):
-        return f"time_embedding_type {net.config.time_embedding_type}"
-    for block in [*net.down_blocks, *net.up_blocks, *([net.mid_block] if net.mid_block is not None else [])]:
-        if type(block).__name__ not in _BLOCKS:
-            return type(block).__name__
-    for name, module in net.named_modules():
-        kind: Any = module
-        if isinstance(module, nn.GroupNorm) and module.num_channels % 8:
-            return f"{name}: {module.num_channels} channels, not a multiple of 8"
-        if type(module).__name__ == "ResnetBlock2D":
-            resampler = kind.upsample or kind.downsample
-            if kind.time_embedding_norm not in ("default", "scale_shift") or kind.time_emb_proj is None:
-                return f"{name}: time_embedding_norm {kind.time_embedding_norm}"
-            if not isinstance(kind.nonlinearity, nn.SiLU) or kind.skip_time_act:
-                return f"{name}: activation {type(kind.nonlinearity).__name__}"
-            if resampler is not None and not isinstance(resampler, nn.Module):
-                return f"{name}: FIR resampling"
-        if type(module).__name__ == "Attention" and (
-            kind.spatial_norm is not None or kind.norm_q is not None
-        ):
-            return f"{name}: its normalisation"
-        if type(module).__name__ in ("Downsample2D", "Upsample2D") and (
-            kind.norm is not None or getattr(kind, "use_conv_transpose", False)
-        ):
-            return f"{name}: its normalisation or transposed convolution"
-    return None
-
 
 class FusedUNet:
     """Evaluates a network; takes over its weights, which are converted in place so that they are there once.
@@ -67,7 +26,7 @@ class FusedUNet:
     The network's own forward pass still works under autocast.
 
     Args:
-        network: a UNet2DModel without `obstacle`, on a CUDA device.
+        network: a UNet2DModel without an `obstacle`, on a CUDA device.
         dtype: bfloat16 or float16.
         channels: of the output that are wanted; further ones (a learned variance) are not computed.
         operands: float8_e4m3fn: what the convolutions of residual blocks multiply, on maps of `EIGHT_BITS_FROM` pixels
@@ -90,8 +49,8 @@ class FusedUNet:
             if conv is not None
         }
         self.eight = {} if operands is None else self._eight_bits(modules, operands)
-        # The rounding of what comes in and of these few weights is a third of bfloat16's whole error, and nearly all of
-        # its error in an image's mean colour; float16 costs nothing here, and normalised numbers are within its range.
+        # Rounded to bfloat16, what comes in and these few weights would make most of the network's error, nearly all of
+        # it in an image's mean colour; float16 costs nothing here, and normalised numbers are within its range.
         finer = torch.float16 if dtype == torch.bfloat16 else dtype
         self.conv_in = products.few_in(network.conv_in.weight.to(finer))
         self.conv_out = products.few_out(network.conv_out.weight[:channels].to(finer))
@@ -104,12 +63,12 @@ class FusedUNet:
 
     def _eight_bits(
         self, modules: list[Any], dtype: torch.dtype
-    ) -> dict[int, tuple[convs.Conv8, convs.Conv8]]:
+    ) -> dict[int, tuple[convs.Weights8, convs.Weights8]]:
         """The two convolutions of each residual block that can be; descriptors of memory need rows of 16 bytes."""
         return {
             id(m): (
-                convs.conv8(m.conv1.weight, dtype, enlarged=m.upsample is not None),
-                convs.conv8(m.conv2.weight, dtype),
+                convs.weights8(m.conv1.weight, dtype, enlarged=m.upsample is not None),
+                convs.weights8(m.conv2.weight, dtype),
             )
             for m in modules
             if type(m).__name__ == "ResnetBlock2D"
