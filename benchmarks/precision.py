@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import io
 import json
+import math
 import multiprocessing
 import os
 import sys
@@ -54,10 +55,11 @@ def measure(
 
 
 def psnr(shard: Path) -> list[float]:
-    """Of each image of a restored shard, dB."""
+    """Of each image of a restored shard, dB; infinite where not a byte differs."""
     with tarfile.open(shard) as archive:
         members = [m for m in archive if m.name.endswith(".json")]
-        return [json.loads(archive.extractfile(m).read())["psnr"] for m in members]  # type: ignore[union-attr]
+        found = [json.loads(archive.extractfile(m).read())["psnr"] for m in members]  # type: ignore[union-attr]
+    return [math.inf if value is None else value for value in found]
 
 
 def table(rows: dict[str, dict[str, list[float] | str]], precisions: list[str]) -> str:
@@ -74,7 +76,10 @@ def table(rows: dict[str, dict[str, list[float] | str]], precisions: list[str]) 
             if isinstance(other, str) or isinstance(base, str):
                 cells.append(other if isinstance(other, str) else "")
                 continue
-            difference = np.subtract(other, base)
+            difference = np.array([0.0 if a == b else a - b for a, b in zip(other, base, strict=True)])
+            if not np.isfinite(difference).all():
+                cells.append(f"{np.mean(other):.3f} dB")
+                continue
             error = difference.std(ddof=1) / len(difference) ** 0.5 if len(difference) > 1 else 0.0
             cells.append(f"{difference.mean():+.3f} ± {error:.3f}")
         lines.append(f"| {task} | {' | '.join(cells)} |")
@@ -107,7 +112,10 @@ def main(argv: list[str] | None = None) -> int:
             for task in options.tasks
         }
         for job in as_completed(jobs):
-            rows[jobs[job]] = job.result()
+            failure = job.exception()  # must not cost the other tasks their rows
+            rows[jobs[job]] = (
+                job.result() if failure is None else dict.fromkeys(options.precisions, repr(failure))
+            )
             text = table(rows, options.precisions)
             (options.out / "precision.md").write_text(text + "\n")
             print(text.splitlines()[sorted(rows).index(jobs[job]) + 2], flush=True)

@@ -70,6 +70,11 @@ def test_precisions_are_compared_photo_by_photo(tmp_path):
     assert precision.main([*argv, "--precisions", "32", "32"]) == 0
     assert (tmp_path / "precision.md").read_text().splitlines()[2].endswith("| +0.000 ± 0.000 |")
     assert len(list(tmp_path.glob("deblur_gauss-32-*"))) == 2
-    rows = {"a": {"32": [20.0, 30.0], "bf16": [20.0, 29.7], "fp8": "exit code 1: why"}}
+    inf = float("inf")
+    rows = {
+        "a": {"32": [20.0, 30.0], "bf16": [20.0, 29.7], "fp8": "exit code 1: why"},
+        "exact": {"32": [inf, inf], "bf16": [inf, inf], "fp8": [60.0, 50.0]},
+    }
     lines = precision.table(rows, ["32", "bf16", "fp8"]).splitlines()
     assert lines[2] == "| a | 25.000 | -0.150 ± 0.150 | exit code 1: why |"
+    assert lines[3] == "| exact | inf | +0.000 ± 0.000 | 55.000 dB |"
