@@ -9,7 +9,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from reddiff_pl.priors.fused import conv_kernels as kernels
-from reddiff_pl.priors.fused.ops import OPERAND_SCALE, ceil, halves, places, power
+from reddiff_pl.priors.fused.ops import OPERAND_SCALE, ceil, halves, places, power, residual_kind
 
 Weights8: TypeAlias = list[tuple[Tensor, Tensor]]
 """Of a 3x3 convolution, or of the four 2x2 ones of an enlarged map: the weight in 8 bits, (C_out, k k C), each row on a
@@ -60,7 +60,7 @@ def conv(
     times = 2 if pieces == 4 else 1
     N = len(weights[0][0])
     out = torch.empty(B, times * H, times * W, N, device=x.device, dtype=dtype)
-    kind = 0 if residual is None else 1 if residual.shape == out.shape else 2
+    kind = residual_kind(residual, out.shape)
     # found by trial on an H100: the larger tile pays where there are many channels to add up
     rows = power(H * (W + 1), 256 if C >= 512 else 128)
     rows, cols = max(rows, 16), max(power(N, 128), 16)

@@ -112,7 +112,7 @@ def _sums(
 ) -> Tensor:
     views = _views(h)
     to_views = views if out is None else places(out, len(views))
-    kind = 0 if residual is None else 1 if residual.shape == _shape(h) else 2
+    kind = residual_kind(residual, _shape(h))
     B, H, W, C = views[0].shape
     pixels, channels = _tile(C, SUMMED)
     part = ceil(ceil(H * W, PARTS), pixels) * pixels
@@ -145,6 +145,11 @@ def _shape(h: Tensor | Pieces) -> tuple[int, int, int, int]:
     """(B, H, W, C) of a map, in pieces or not."""
     B, H, W, C = _first(h).shape
     return (B, H, W, C) if isinstance(h, Tensor) else (B, 2 * H, 2 * W, C)
+
+
+def residual_kind(residual: Tensor | None, shape: Sequence[int]) -> int:
+    """RESIDUAL of the kernels: 0 none, 1 of this shape, 2 of half its height and width."""
+    return 0 if residual is None else 1 if tuple(residual.shape) == tuple(shape) else 2
 
 
 def places(out: Tensor, pieces: int) -> list[Tensor]:

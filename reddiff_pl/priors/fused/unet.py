@@ -164,12 +164,12 @@ class FusedUNet:
         scales = ops.affine([sums], pixels, resnet.norm2, resnet.conv1.bias, **by)
         hidden = ops.activate([h], scales, operand=operand)
         bias, scale, shortcut = self.biases[id(resnet)], 1 / resnet.output_scale_factor, resnet.conv_shortcut
-        if eight is not None and shortcut is None:
-            return Map(*convs.conv(hidden, eight[1], self.dtype, bias, residual, scale))
-        if eight is not None:
-            h, _ = convs.conv(hidden, eight[1], self.dtype, sums=False)
-        else:
+        if eight is None:
             h = ops.conv(hidden, resnet.conv2.weight)
+        elif shortcut is None:
+            return Map(*convs.conv(hidden, eight[1], self.dtype, bias, residual, scale))
+        else:
+            h, _ = convs.conv(hidden, eight[1], self.dtype, sums=False)
         if shortcut is None:
             return ops.add(h, bias, residual, scale)
         inputs = xs
