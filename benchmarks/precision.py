@@ -3,7 +3,8 @@
     python -m benchmarks.precision --out runs/precision --processes 6            # on a GPU: all but 32 are fused
     python -m benchmarks.precision --out runs/precision --tasks hdr --limit 2 --steps 2 --precisions 32 bf16
 
-Every run is a `reddiff restore` with the shipped settings; the same command goes on where it stopped.
+Every run is a `reddiff restore` with the shipped settings; the same command goes on where it stopped. The exit code is
+1 if a run failed: its cell says why.
 """
 
 from __future__ import annotations
@@ -33,8 +34,12 @@ def measure(
     task: str, precisions: list[str], seeds: int, out: Path, more: list[str]
 ) -> dict[str, list[float] | str]:
     """PSNR of each restored photo, the mean over seeds, by precision; or what went wrong."""
-    from reddiff_pl.__main__ import main
+    import torch
 
+    from reddiff_pl.__main__ import main
+    from reddiff_pl.bench.machine import forget
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     found: dict[str, list[float] | str] = {}
     for precision in precisions:
         photos = []
@@ -43,6 +48,7 @@ def measure(
             argv = ["restore", "--config", str(TASKS / f"{task}.yaml"), "--data.shards", str(VAL)]
             argv += ["--out", str(folder), f"--seed={seed}", "--data.batch_size=49"]
             argv += [f"--model.prior.init_args.precision={precision}", *more]
+            forget(device)  # the run before, which would keep its memory from the other processes
             with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
                 code = main(argv)
             if code:
@@ -120,7 +126,7 @@ def main(argv: list[str] | None = None) -> int:
             (options.out / "precision.md").write_text(text + "\n")
             print(text.splitlines()[sorted(rows).index(jobs[job]) + 2], flush=True)
     print(f"\n{table(rows, options.precisions)}")
-    return 0
+    return int(any(isinstance(cell, str) for row in rows.values() for cell in row.values()))
 
 
 if __name__ == "__main__":

@@ -70,6 +70,9 @@ def test_precisions_are_compared_photo_by_photo(tmp_path):
     assert precision.main([*argv, "--precisions", "32", "32"]) == 0
     assert (tmp_path / "precision.md").read_text().splitlines()[2].endswith("| +0.000 ± 0.000 |")
     assert len(list(tmp_path.glob("deblur_gauss-32-*"))) == 2
+    argv[3] = "inpainting_given"  # whose masks the photos do not bring
+    assert precision.main([*argv, "--precisions", "32"]) == 1
+    assert "| exit code" in (tmp_path / "precision.md").read_text().splitlines()[2]
     inf = float("inf")
     rows = {
         "a": {"32": [20.0, 30.0], "bf16": [20.0, 29.7], "fp8": "exit code 1: why"},
