@@ -16,6 +16,11 @@ from reddiff_pl import stop
 # 445 against 73 ms an image and step), and win nothing otherwise. Read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# A captured graph then keeps little more memory than it uses, at the same speed (measured, ADM's network at batch 32:
+# 9.5 instead of 14.3 GiB for 8.4). Read when torch first needs a device; the older name still counts.
+if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+
 USAGE = """usage: reddiff COMMAND [options]
 
 Restore large image sets with a diffusion prior: shards of measurements in, restored shards out.

@@ -102,6 +102,20 @@ def test_memory_runs_out(tmp_path):
     assert len(restored_keys(tmp_path / "out" / "shards" / "val-000000.tar")) == 49
 
 
+def test_memory_comes_in_segments_that_grow():
+    """What the command sets is what the allocator does, so that a captured graph keeps little more than it uses."""
+    program = (
+        "import reddiff_pl.__main__, torch\n"
+        "kept = torch.zeros(2**22, device='cuda')\n"
+        "print(*(segment['is_expandable'] for segment in torch.cuda.memory_snapshot()))"
+    )
+    env = {k: v for k, v in os.environ.items() if "ALLOC_CONF" not in k}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, env=env
+    )
+    assert done.stdout.split() == ["True"], done.stderr
+
+
 def test_copies_beside_the_computation_change_nothing(tmp_path):
     """Many short batches, in a hurry and with the host waiting for every kernel: the same bytes."""
     command = [sys.executable, "-m", "reddiff_pl", "restore", "--config", CONFIGS / "demo.yaml"]

@@ -1,4 +1,4 @@
-"""A process takes the cores that it was given, and its helpers no more than they need."""
+"""A process takes the cores and the memory that it needs, and its helpers no more than their share."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 
+import pytest
 import torch
 from run_tasks import TINY, tiny_shards
 
@@ -41,6 +42,19 @@ def test_slurm_and_the_user_are_asked():
     assert share(2, {}) == {"OMP_NUM_THREADS": str(max(everything // 2, 1))}
     assert share(1000, {}) == {"OMP_NUM_THREADS": "1"}, "none is left without"
     assert share(2, {"OMP_NUM_THREADS": "3"}) == {}, "the user's stays"
+
+
+@pytest.mark.parametrize("mine", ["", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_the_command_sets_what_torch_reads_unless_the_user_did(mine):
+    env = {k: v for k, v in os.environ.items() if "ALLOC_CONF" not in k and k != "OMP_WAIT_POLICY"}
+    env |= {mine: "max_split_size_mb:64"} if mine else {}
+    program = "import os, reddiff_pl.__main__\n"
+    program += "print(*(f'{k}={v}' for k, v in sorted(os.environ.items()) if 'ALLOC' in k or k.startswith('OMP_WAIT')))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=env
+    )
+    allocator = f"{mine}=max_split_size_mb:64" if mine else "PYTORCH_ALLOC_CONF=expandable_segments:True"
+    assert done.stdout.split() == ["OMP_WAIT_POLICY=PASSIVE", allocator]
 
 
 def test_decoding_threads_take_one_core_each(reddiff, tmp_path):
