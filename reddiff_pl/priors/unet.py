@@ -14,7 +14,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -33,8 +33,9 @@ BUNDLED = Path(__file__).parent.parent / "assets" / "prior64"
 
 _OPTION = "model.prior.init_args.path"
 _PRECISION = "model.prior.init_args.precision"
-_PRECISIONS = ("auto", "32", "bf16", "16", "fp8")
-_PREDICTIONS = ("epsilon", "v_prediction", "sample")
+
+Precision = Literal["auto", "32", "bf16", "16", "fp8"]
+Prediction = Literal["epsilon", "v_prediction", "sample"]
 
 
 class UNet(Prior):
@@ -49,7 +50,7 @@ class UNet(Prior):
             restoration in float32. "fp8" is bf16 but for the largest convolutions, in 8-bit floats where no gradients
             are asked for: faster and less exact, see docs/benchmarks.md; it needs a CUDA device of compute capability
             8.9 or more and a network that can be fused. "auto" is bf16 on CUDA devices that have it, and 32 elsewhere.
-        fused: on CUDA, in bf16 and 16, evaluate the network by the kernels of `priors/fused`; false, or for networks
+        fused: on CUDA, but for 32, evaluate the network by the kernels of `priors/fused`; false, or for networks
             that these do not know, by diffusers' own forward pass under autocast.
         graph: on CUDA, replay the evaluation as a CUDA graph, captured once for each shape of a batch.
         compile: torch.compile diffusers' own forward pass, for minutes; for networks that cannot be fused.
@@ -73,7 +74,7 @@ class UNet(Prior):
         self,
         path: str | None = None,
         hub: bool = False,
-        precision: Literal["auto", "32", "bf16", "16", "fp8"] = "auto",
+        precision: Precision = "auto",
         fused: bool = True,
         graph: bool = True,
         compile: bool = False,
@@ -82,11 +83,13 @@ class UNet(Prior):
         beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"] | None = None,
         beta_start: float | None = None,
         beta_end: float | None = None,
-        prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None,
+        prediction_type: Prediction | None = None,
     ) -> None:
         super().__init__()
-        if precision not in _PRECISIONS:
-            raise ConfigError(f"{_PRECISION}: must be one of {', '.join(_PRECISIONS)}, got {precision}")
+        if precision not in get_args(Precision):
+            raise ConfigError(
+                f"{_PRECISION}: must be one of {', '.join(get_args(Precision))}, got {precision}"
+            )
         folder = part(find_folder(path or str(BUNDLED), hub), ("unet",))
         self.network = load_network(folder, ("UNet2DModel",), _OPTION)
         config: Any = self.network.config
@@ -113,9 +116,9 @@ class UNet(Prior):
         }
         self.register_buffer("abar", abar_from(schedule), persistent=False)
         self.prediction_type = prediction_type or schedule.get("prediction_type", "epsilon")
-        if self.prediction_type not in _PREDICTIONS:
+        if self.prediction_type not in get_args(Prediction):
             raise ConfigError(
-                f"model.prior.init_args.prediction_type: must be one of {', '.join(_PREDICTIONS)}, got "
+                f"model.prior.init_args.prediction_type: must be one of {', '.join(get_args(Prediction))}, got "
                 f"{self.prediction_type}"
             )
         self.fused, self.graph, self.compiled = fused, graph, compile
