@@ -14,10 +14,11 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.eps_mse import VAL
-from reddiff_pl.cli import RestoreCLI, restore_with
-from reddiff_pl.config import shipped
 from reddiff_pl.demo import picture_rows
-from reddiff_pl.report.overview import Row
+from reddiff_pl.evaluation.overview import Row
+from reddiff_pl.options.shipped import shipped
+from reddiff_pl.restoring.command import restore_with
+from reddiff_pl.restoring.options import RestoreCLI
 from reddiff_pl.shards.layout import Run
 
 

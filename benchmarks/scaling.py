@@ -28,8 +28,8 @@ from benchmarks.scaling_table import table
 from benchmarks.shards import keys, make
 from benchmarks.watching import Usage, tasks_of
 from reddiff_pl.bench import disk
-from reddiff_pl.cores import cores
-from reddiff_pl.launch import devices
+from reddiff_pl.cluster.launch import devices
+from reddiff_pl.devices.cores import cores
 from reddiff_pl.shards.layout import Run
 
 

@@ -6,9 +6,10 @@ USR1 among them would end the job.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
-from typing import Any
+from functools import partial
 
 from reddiff_pl import stop
 
@@ -46,6 +47,23 @@ the classes themselves). Configurations compose, the later one wins:
 """
 
 
+# where each command is; imported when it is wanted
+COMMANDS = {
+    "restore": "reddiff_pl.restoring.command:restore",
+    "degrade": "reddiff_pl.restoring.degrade:degrade",
+    "status": "reddiff_pl.cluster.status:status",
+    "evaluate": "reddiff_pl.evaluation.command:evaluate",
+    "compare": "reddiff_pl.evaluation.compare:compare",
+    "report": "reddiff_pl.report.command:report",
+    "sweep": "reddiff_pl.sweep.command:sweep",
+    "submit": "reddiff_pl.cluster.submit:submit",
+    "prior": "reddiff_pl.priors.importing:prior",
+    "fit": "reddiff_pl.training.cli:fit",
+    "bench": "reddiff_pl.bench.command:bench",
+    "demo": "reddiff_pl.demo:demo",
+}
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     argv = sys.argv[1:] if argv is None else argv
@@ -58,65 +76,27 @@ def main(argv: list[str] | None = None) -> int:
 
         print(f"reddiff {__version__}")
         return 0
-    try:
-        return _run(command, options)
-    except BrokenPipeError:
-        return 1
-
-
-def _run(command: str, options: list[str]) -> int:
-    from reddiff_pl.errors import ConfigError
-
-    try:
-        if command == "status":
-            from reddiff_pl.status import status
-
-            return status(options)
-        if command == "evaluate":
-            from reddiff_pl.evaluation.command import evaluate
-
-            return evaluate(options)
-        if command == "compare":
-            from reddiff_pl.evaluation.compare import compare
-
-            return compare(options)
-        if command == "report":
-            from reddiff_pl.report.command import report  # imports torch
-
-            return report(options)
-        if command == "sweep":
-            from reddiff_pl.sweep.command import sweep
-
-            return sweep(options)
-        if command == "submit":
-            from reddiff_pl.submit import submit
-
-            return submit(options)
-        if command == "bench":
-            from reddiff_pl.bench.command import bench
-
-            return bench(options)
-        if command == "prior":
-            from reddiff_pl.importing import prior
-
-            return prior(options)
-        if command in ("restore", "degrade", "demo", "fit"):
-            from reddiff_pl.cores import share
-            from reddiff_pl.launch import devices, launch, option
-
-            gpus: Any = devices(option(options, "trainer.devices")) if command == "restore" else None
-            if gpus is not None and "--help" not in options:
-                return launch(command, options, gpus)
-            if command != "fit":  # whose processes Lightning starts, and gives their shares
-                os.environ.update(share(1))
-            from reddiff_pl import cli  # imports lightning and torch
-
-            return cli.run(command, options)
-    except ConfigError as error:
-        print(f"reddiff {command}: error: {error}", file=sys.stderr)
+    if command not in COMMANDS:
+        print(f"reddiff: error: no command {command}; see reddiff --help", file=sys.stderr)
         return 2
-    print(f"reddiff: error: no command {command}; see reddiff --help", file=sys.stderr)
-    return 2
+    from reddiff_pl import exit_codes
+
+    return exit_codes.run(command, partial(_start, command), options)
+
+
+def _start(command: str, options: list[str]) -> int:
+    if command == "restore":
+        from reddiff_pl.cluster.launch import devices, launch, option
+
+        gpus = devices(option(options, "trainer.devices"))
+        if gpus is not None and "--help" not in options:
+            return launch(command, options, gpus)
+    if command in ("restore", "degrade", "demo"):  # fit's processes get their shares from Lightning
+        from reddiff_pl.devices.cores import share
+
+        os.environ.update(share(1))
+    module, _, function = COMMANDS[command].partition(":")
+    return getattr(importlib.import_module(module), function)(options)
 
 
 def entry() -> int:

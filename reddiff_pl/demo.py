@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from reddiff_pl.cli import RestoreCLI, restore_with
-from reddiff_pl.config import shipped
-from reddiff_pl.datamodule import ShardDataModule
+from reddiff_pl.evaluation.overview import Row, draw_overview
 from reddiff_pl.metrics import psnr
-from reddiff_pl.report.overview import Row, draw_overview
+from reddiff_pl.options.shipped import shipped
+from reddiff_pl.restoring.command import restore_with
+from reddiff_pl.restoring.datamodule import ShardDataModule
+from reddiff_pl.restoring.options import RestoreCLI
 from reddiff_pl.shards import decode
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.plan import Shard

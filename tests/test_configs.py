@@ -11,7 +11,7 @@ import yaml
 from helpers import CONFIGS, VAL_SHARD, task_options
 
 import reddiff_pl.samplers
-from reddiff_pl.cli import RestoreCLI
+from reddiff_pl.restoring.options import RestoreCLI
 
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 TRAININGS = [path for path in FILES if path.parent.name == "fit"]

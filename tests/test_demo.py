@@ -38,8 +38,8 @@ def test_every_photo_comes_out_once(demo):
 @pytest.mark.parametrize("task", TASKS)
 def test_restoration_gains_over_the_pseudo_inverse(demo, task):
     """By 10 dB on random inpainting, where A_dagger leaves the missing pixels grey."""
-    from reddiff_pl.cli import RestoreCLI
-    from reddiff_pl.config import shipped
+    from reddiff_pl.options.shipped import shipped
+    from reddiff_pl.restoring.options import RestoreCLI
     from reddiff_pl.shards.reader import read_shard
     from reddiff_pl.shards.samples import prepare
 

@@ -9,11 +9,13 @@ import sys
 
 import torch
 
-from reddiff_pl import cli, stop
+from reddiff_pl import stop
 from reddiff_pl.__main__ import main
+from reddiff_pl.restoring import command as restoring
+from reddiff_pl.restoring import degrade
 from reddiff_pl.training import cli as training
 
-assert cli and training
+assert restoring and degrade and training
 torch.set_num_threads(1)
 for line in sys.stdin:
     message = json.loads(line)

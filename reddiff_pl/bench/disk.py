@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from reddiff_pl.config import shipped
+from reddiff_pl.options.shipped import shipped
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import finished
 from reddiff_pl.shards.tar import END, encode

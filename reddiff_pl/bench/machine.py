@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reddiff_pl.cores import cores
+from reddiff_pl.devices.cores import cores
 
 GIB = 2**30
 
@@ -23,7 +23,7 @@ def describe(device: torch.device) -> dict[str, Any]:
     """Names and versions that the numbers depend on."""
     import diffusers
 
-    from reddiff_pl.output import device_name, versions
+    from reddiff_pl.restoring.output import device_name, versions
 
     known: dict[str, Any] = {
         "device": device_name(device),

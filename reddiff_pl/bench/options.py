@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from reddiff_pl.errors import ConfigError
-from reddiff_pl.parser import Parser
+from reddiff_pl.options.parser import Parser
 
 PARTS = ("forward", "loop", "disk", "reference", "dps", "start")
 PRECISIONS = ("32", "16", "bf16")

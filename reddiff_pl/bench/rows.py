@@ -14,7 +14,7 @@ from torch import Tensor
 from reddiff_pl.bench import machine
 from reddiff_pl.bench.network import flop, network_config, zeros
 from reddiff_pl.bench.plain import PlainPrior, plain_reddiff
-from reddiff_pl.config import shipped
+from reddiff_pl.options.shipped import shipped
 from reddiff_pl.physics import Inpainting, bind
 from reddiff_pl.priors import Prior, UNet
 from reddiff_pl.samplers import DPS, ProximalREDDiff, REDDiff, Sampler, SeededNoise, run

@@ -13,7 +13,7 @@ import os
 import sys
 from typing import Any
 
-from reddiff_pl.cores import share
+from reddiff_pl.devices.cores import share
 
 
 def main(text: str) -> int:

@@ -19,7 +19,7 @@ from reddiff_pl.evaluation.pairs import Results
 from reddiff_pl.evaluation.summary import merge, render
 from reddiff_pl.evaluation.weights import Missing, Weights
 from reddiff_pl.logs import log_to, quiet_libraries
-from reddiff_pl.parser import Parser
+from reddiff_pl.options.parser import Parser
 from reddiff_pl.shards.lock import ShardLock, holder
 from reddiff_pl.shards.placement import place
 from reddiff_pl.shards.plan import assigned

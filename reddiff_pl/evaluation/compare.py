@@ -15,9 +15,9 @@ from reddiff_pl.errors import ConfigError
 from reddiff_pl.evaluation import tables
 from reddiff_pl.evaluation.grid import Key, Source, draw
 from reddiff_pl.evaluation.statistics import interval
-from reddiff_pl.parser import Parser
+from reddiff_pl.files import write_atomically
+from reddiff_pl.options.parser import Parser
 from reddiff_pl.shards.layout import Run
-from reddiff_pl.shards.ledger import write_atomically
 
 
 @dataclass

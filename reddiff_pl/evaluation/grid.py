@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reddiff_pl.errors import ConfigError, SampleError
+from reddiff_pl.evaluation.overview import Row, draw_overview
 from reddiff_pl.evaluation.pairs import Pair, Results, picture
-from reddiff_pl.report.overview import Row, draw_overview
 
 Key = tuple[str, str]
 SIDE = 192  # pixels of an image in the picture, about

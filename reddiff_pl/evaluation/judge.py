@@ -20,8 +20,8 @@ from reddiff_pl.evaluation.networks import LPIPS_SIDE, name_of
 from reddiff_pl.evaluation.pairs import Pair, Results
 from reddiff_pl.evaluation.records import could_have_more_references, features_path, read, sidecar_path
 from reddiff_pl.evaluation.weights import fingerprint
+from reddiff_pl.files import write_atomically
 from reddiff_pl.metrics import psnr, ssim
-from reddiff_pl.shards.ledger import write_atomically
 
 SSIM_SIDE = 6
 LABELS = ("imagenet_label", "label")

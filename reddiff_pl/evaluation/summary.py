@@ -19,7 +19,7 @@ from reddiff_pl.evaluation import tables
 from reddiff_pl.evaluation.pairs import Results
 from reddiff_pl.evaluation.records import features_path, read
 from reddiff_pl.evaluation.statistics import Moments, frechet, interval, kernel
-from reddiff_pl.shards.ledger import write_atomically
+from reddiff_pl.files import write_atomically
 
 POOL = 20_000  # images of each set that a kernel distance draws its subsets from
 MEANS = {

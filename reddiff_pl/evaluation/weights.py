@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from reddiff_pl.shards.ledger import sha256
+from reddiff_pl.files import sha256
 
 
 class Missing(Exception):

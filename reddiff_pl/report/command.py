@@ -6,13 +6,13 @@ import argparse
 
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.evaluation.pairs import Results
-from reddiff_pl.parser import Parser
+from reddiff_pl.files import write_atomically
+from reddiff_pl.options.parser import Parser
 from reddiff_pl.report.collect import collect
 from reddiff_pl.report.page import render
 from reddiff_pl.report.pictures import album
 from reddiff_pl.report.rows import Metric, Rows, choose, read_rows
 from reddiff_pl.report.summary import read_summary
-from reddiff_pl.shards.ledger import write_atomically
 
 MEGABYTE = 1_000_000
 

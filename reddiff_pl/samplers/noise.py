@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from reddiff_pl.copies import send
+from reddiff_pl.devices.copies import send
 from reddiff_pl.seeding import stream_seed
 
 

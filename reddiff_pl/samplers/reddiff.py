@@ -32,7 +32,7 @@ import torch
 from deepinv.physics import Physics
 from torch import Tensor
 
-from reddiff_pl.copies import send
+from reddiff_pl.devices.copies import send
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.priors.base import Prior, host_abar, per_image
 from reddiff_pl.samplers.base import Sampler, State

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from reddiff_pl.files import sha256
 from reddiff_pl.shards.layout import Run
 
 
@@ -45,39 +43,10 @@ def _check(sidecar: dict[str, Any]) -> None:
         value + count
 
 
-def sha256(path: Path) -> str:
-    """The hash of a file, hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def finished(run: Run, name: str) -> dict[str, Any] | None:
     """The sidecar of a shard in which nothing is left to do. One cut short by --limit is not finished."""
     sidecar = read_sidecar(run, name)
     return sidecar if sidecar is not None and sidecar.get("complete") else None
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder durable."""
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 @dataclass

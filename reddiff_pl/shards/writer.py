@@ -16,9 +16,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from reddiff_pl.errors import OutputError
+from reddiff_pl.files import sha256, sync_folder, write_atomically
 from reddiff_pl.shards import tar
 from reddiff_pl.shards.layout import Run
-from reddiff_pl.shards.ledger import Sums, finished, read_sidecar, sha256, sync_folder, write_atomically
+from reddiff_pl.shards.ledger import Sums, finished, read_sidecar
 from reddiff_pl.shards.lock import ShardLock
 from reddiff_pl.shards.reader import Failure, RawSample
 

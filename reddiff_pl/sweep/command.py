@@ -16,15 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from reddiff_pl import stop
+from reddiff_pl.cluster.launch import devices, launch, option
 from reddiff_pl.errors import ConfigError, OutputError, Stopped, TooManyFailed
-from reddiff_pl.launch import devices, joint, launch, option
-from reddiff_pl.parser import Parser
+from reddiff_pl.exit_codes import (
+    ALL_RESTORED,
+    BAD_CONFIGURATION,
+    CRASHED,
+    SOME_FAILED,
+    TOO_MANY_FAILED,
+    joint,
+)
+from reddiff_pl.options.parser import Parser
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import finished, total
 from reddiff_pl.shards.lock import ShardLock
 from reddiff_pl.shards.placement import place
 from reddiff_pl.shards.survey import planned_shards
-from reddiff_pl.status import ALL_RESTORED, SOME_FAILED
 from reddiff_pl.sweep.cells import Cell, Varied, cells, options, varied
 from reddiff_pl.sweep.table import Outcome, outcome, render, write
 
@@ -68,9 +75,7 @@ def sweep(argv: list[str]) -> int:
     gpus = devices(option(request.base, "trainer.devices"))
     if gpus is not None:
         return launch("sweep", argv, gpus)
-    from reddiff_pl import cli  # imports lightning and torch
-
-    return cli.run("sweep", argv)
+    return run_cells(argv)
 
 
 def _request(argv: list[str]) -> _Request:
@@ -183,7 +188,7 @@ def _restore(request: _Request, cell: Cell) -> Outcome:
     """One cell. Only what would meet all the others too is raised."""
     import torch
 
-    from reddiff_pl.cli import BAD_CONFIGURATION, CRASHED, TOO_MANY_FAILED, restore_with
+    from reddiff_pl.restoring.command import restore_with
 
     gc.collect()  # the cell before, whose objects know each other
     if torch.cuda.is_available():
@@ -214,7 +219,7 @@ def _restore(request: _Request, cell: Cell) -> Outcome:
 
 def _parsed(argv: list[str]) -> Any:
     """The parser of a run; what jsonargparse says of bad options before it exits is the ConfigError's."""
-    from reddiff_pl.cli import parse_restore
+    from reddiff_pl.restoring.command import parse_restore
 
     said = io.StringIO()
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from reddiff_pl.evaluation import tables
-from reddiff_pl.shards.ledger import write_atomically
+from reddiff_pl.files import write_atomically
 from reddiff_pl.sweep.cells import Cell, Varied
 from reddiff_pl.sweep.table import Outcome, best, metrics
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reddiff_pl.evaluation import tables
+from reddiff_pl.files import write_atomically
 from reddiff_pl.shards.layout import Run
-from reddiff_pl.shards.ledger import read_sidecar, total, write_atomically
+from reddiff_pl.shards.ledger import read_sidecar, total
 from reddiff_pl.sweep.cells import Cell, Varied
 
 _NOTE = 200  # characters of a reason in tables; sweep.csv has the whole

@@ -16,9 +16,9 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from reddiff_pl import stop
 from reddiff_pl.errors import ConfigError, Stopped
-from reddiff_pl.lazy_cli import LazyCLI
+from reddiff_pl.files import write_atomically
 from reddiff_pl.logs import log_to
-from reddiff_pl.shards.ledger import write_atomically
+from reddiff_pl.options.lazy_cli import LazyCLI
 from reddiff_pl.training.files import Training
 from reddiff_pl.training.module import PriorTraining
 from reddiff_pl.training.photos import PhotoCrops

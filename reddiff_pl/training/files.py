@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from reddiff_pl.errors import ConfigError
-from reddiff_pl.shards.ledger import write_atomically
+from reddiff_pl.files import write_atomically
 
 
 @dataclass(frozen=True)

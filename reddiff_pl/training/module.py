@@ -16,10 +16,10 @@ from torch import Tensor
 
 from reddiff_pl import stop
 from reddiff_pl.errors import ConfigError
+from reddiff_pl.files import write_atomically
 from reddiff_pl.priors.base import linear_abar, per_image
 from reddiff_pl.seeding import stream_seed
 from reddiff_pl.shards import decode
-from reddiff_pl.shards.ledger import write_atomically
 from reddiff_pl.training import files, heldout
 from reddiff_pl.training.averages import Averages
 from reddiff_pl.training.budget import Budget

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from helpers import CONFIGS, QUICK, write_shard
 
+from reddiff_pl.cluster.submit import arrays
 from reddiff_pl.shards.placement import place
-from reddiff_pl.submit import arrays
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "slurm").glob("*.sbatch"))

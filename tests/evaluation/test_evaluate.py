@@ -380,7 +380,7 @@ def test_no_run(reddiff, tmp_path):
 
 def test_overwrite_takes_the_evaluation_along(reddiff, out, restored):
     assert reddiff("evaluate", out, *SMALL)[0] == 0
-    from reddiff_pl.config import clear
+    from reddiff_pl.restoring.config import clear
 
     clear(Results(out).run)
     assert not [path for path in out.rglob("*") if path.is_file()]

@@ -13,7 +13,7 @@ import torch
 from helpers import CONFIGS, VAL_SHARD, read_tar, restored_keys, task_options
 from PIL import Image
 
-from reddiff_pl.copies import Pace
+from reddiff_pl.devices.copies import Pace
 
 pytestmark = [
     pytest.mark.gpu,

@@ -14,10 +14,10 @@ from helpers import CONFIGS, png, read_json, restored_keys, write_shard
 from networks import WEIGHTS, noise
 
 from reddiff_pl.errors import ConfigError
-from reddiff_pl.importing import import_checkpoint
 from reddiff_pl.priors import ADMClassifier, ClassifierGuidance, Gaussian, UNet
 from reddiff_pl.priors.adm import unet_config
 from reddiff_pl.priors.adm_weights import check_shapes, convert
+from reddiff_pl.priors.importing import import_checkpoint
 from reddiff_pl.priors.loading import wide_unet
 from reddiff_pl.priors.schedule import abar_from
 

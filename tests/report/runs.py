@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from helpers import png, write_shard
 
+from reddiff_pl.files import write_atomically
 from reddiff_pl.shards.layout import Run
-from reddiff_pl.shards.ledger import write_atomically
 from reddiff_pl.shards.reader import Failure
 from reddiff_pl.shards.writer import ShardWriter
 

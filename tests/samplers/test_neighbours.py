@@ -14,10 +14,10 @@ from deepinv.physics import LinearPhysics, Physics
 from helpers import CONFIGS, QUICK, VAL_SHARD, restored_keys
 from torch import Tensor
 
-from reddiff_pl.cli import RestoreCLI
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.physics import GaussianDeblurring, Inpainting, SuperResolution, UnitRange, bind
 from reddiff_pl.priors import Gaussian, Prior, UNet, linear_abar
+from reddiff_pl.restoring.options import RestoreCLI
 from reddiff_pl.samplers import DDIM, DDRM, DPS, DiffPIR, PiGDM, Sampler, SeededNoise, run
 from reddiff_pl.samplers.diffusion import ddim_coefficients
 

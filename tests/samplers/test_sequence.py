@@ -5,10 +5,10 @@ import torch
 from helpers import QUICK, VAL_SHARD
 from torch import Tensor
 
-from reddiff_pl.cli import RestoreCLI
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.physics import SuperResolution
 from reddiff_pl.priors import Gaussian
+from reddiff_pl.restoring.options import RestoreCLI
 from reddiff_pl.samplers import DDRM, ProximalREDDiff, REDDiff, SeededNoise, Sequence, run
 
 Y = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from helpers import write_shard
 
+from reddiff_pl.files import write_atomically
 from reddiff_pl.shards.layout import Run
-from reddiff_pl.shards.ledger import write_atomically
 from reddiff_pl.shards.lock import ShardLock
 from reddiff_pl.shards.reader import Failure
 from reddiff_pl.shards.survey import STALE, WINDOW, count_samples, images_per_second, kind_of, survey

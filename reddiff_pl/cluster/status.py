@@ -12,13 +12,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from reddiff_pl.errors import ConfigError
-from reddiff_pl.parser import Parser
+from reddiff_pl.exit_codes import ALL_RESTORED, INTERRUPTED, SOME_FAILED
+from reddiff_pl.options.parser import Parser
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.survey import WINDOW, planned_shards, survey
 
 LINES = 10  # entries of a list shown on the terminal
-
-ALL_RESTORED, SOME_FAILED, INTERRUPTED = 0, 3, 130
 
 
 def status(argv: list[str]) -> int:

@@ -10,9 +10,9 @@ import torch
 from helpers import CONFIGS, QUICK, png, read_tar, restored_keys, task_options, write_shard
 from PIL import Image
 
-from reddiff_pl.cli import RestoreCLI
 from reddiff_pl.physics import RandomMask
 from reddiff_pl.physics.jpeg import quantization_tables
+from reddiff_pl.restoring.options import RestoreCLI
 from reddiff_pl.shards.plan import plan
 from reddiff_pl.shards.reader import read_shard
 from reddiff_pl.shards.samples import prepare

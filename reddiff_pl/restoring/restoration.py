@@ -12,13 +12,13 @@ from deepinv.physics import Physics
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from reddiff_pl.batch import Batch
-from reddiff_pl.copies import Download, Pace
+from reddiff_pl.devices.copies import Download, Pace
 from reddiff_pl.errors import ConfigError
-from reddiff_pl.evolution import KeptSteps
 from reddiff_pl.metrics import misfit, psnr, ssim
 from reddiff_pl.physics import MeasurementNoise, bind
 from reddiff_pl.priors import Prior
+from reddiff_pl.restoring.batch import Batch
+from reddiff_pl.restoring.evolution import KeptSteps
 from reddiff_pl.samplers import Sampler, SeededNoise, run
 from reddiff_pl.samplers.spread import spread
 from reddiff_pl.shards.samples import to_uint8

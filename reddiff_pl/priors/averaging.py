@@ -46,7 +46,7 @@ def average_priors(folders: list[str], out: str) -> str:
     Raises:
         ConfigError: they differ in architecture or schedule, or are not there; or `out` cannot be made.
     """
-    from reddiff_pl.shards.ledger import write_atomically
+    from reddiff_pl.files import write_atomically
 
     if len(folders) < 2:
         raise ConfigError("name two folders or more; a mean of one is that one")

@@ -18,8 +18,9 @@ from typing import Any
 import yaml
 
 from reddiff_pl import stop
-from reddiff_pl.cores import share
+from reddiff_pl.devices.cores import share
 from reddiff_pl.errors import ConfigError
+from reddiff_pl.exit_codes import joint
 from reddiff_pl.shards.placement import place
 
 _SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
@@ -145,11 +146,3 @@ def _start(
     return subprocess.Popen(
         [sys.executable, "-m", "reddiff_pl", command, *argv, *options], env=env, start_new_session=True
     )
-
-
-def joint(codes: Sequence[int]) -> int:
-    """One exit code for several: the first of these that occurs, else the largest."""
-    for code in (2, 4, 143, 130, stop.REQUEUE_ME, 1):
-        if code in codes:
-            return code
-    return 1 if any(code < 0 for code in codes) else max(codes)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from run_tasks import TINY, tiny_shards
 
-from reddiff_pl.cores import cores, share
+from reddiff_pl.devices.cores import cores, share
 from reddiff_pl.physics import Inpainting
 
 SEEN: set[tuple[bool, int]] = set()
@@ -28,7 +28,7 @@ class WatchedInpainting(Inpainting):
 
 def test_a_process_bound_to_a_core_has_one():
     program = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
-    program += "from reddiff_pl.cores import cores; print(cores({}))"
+    program += "from reddiff_pl.devices.cores import cores; print(cores({}))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert int(done.stdout) == 1
 

@@ -14,10 +14,10 @@ from deepinv.physics import Physics
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset
 
-from reddiff_pl.batch import Batch, Entry, collate
 from reddiff_pl.errors import ConfigError, SampleError, Stopped
 from reddiff_pl.physics.degrade import Degradation
 from reddiff_pl.physics.noise import MeasurementNoise, NoNoise
+from reddiff_pl.restoring.batch import Batch, Entry, collate
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import finished, read_sidecar, total
 from reddiff_pl.shards.lock import holder

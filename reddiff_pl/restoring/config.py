@@ -22,15 +22,6 @@ log = logging.getLogger(__name__)
 _PHYSICS_MODULES = ("deepinv.physics", "reddiff_pl.physics")
 
 
-def shipped(name: str, kind: str = "configs") -> str:
-    """Path of a file of configs/ or slurm/: beside the package in a clone, inside it once installed."""
-    package = Path(__file__).parent
-    for folder in (package.parent / kind, package / kind):
-        if (folder / name).is_file():
-            return str(folder / name)
-    raise ConfigError(f"no {kind}/{name} ships with this package")
-
-
 def guard(run: Run, resolved: str, prior_sha256: str, any_batch_size: bool = False) -> None:
     """Leave the resolved configuration in OUT, or compare with the one that is there.
 

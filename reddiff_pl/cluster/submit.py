@@ -16,9 +16,9 @@ from typing import Any
 
 import yaml
 
+from reddiff_pl.cluster.sbatch import fill
 from reddiff_pl.errors import ConfigError
-from reddiff_pl.parser import Parser
-from reddiff_pl.sbatch import fill
+from reddiff_pl.options.parser import Parser
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import finished
 from reddiff_pl.shards.plan import plan

@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 import torch
 
-from reddiff_pl.datamodule import ShardDataModule
 from reddiff_pl.errors import SampleError, Stopped
 from reddiff_pl.physics import bind
 from reddiff_pl.priors import Prior
-from reddiff_pl.restoration import Restoration
+from reddiff_pl.restoring.datamodule import ShardDataModule
+from reddiff_pl.restoring.restoration import Restoration
 from reddiff_pl.samplers import SeededNoise, run
 
 log = logging.getLogger(__name__)

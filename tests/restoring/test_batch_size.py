@@ -7,8 +7,8 @@ import torch
 import yaml
 from run_tasks import TINY, tiny_shards
 
-from reddiff_pl.batch_size import WITHOUT_GPU, largest_that_pays, milliseconds
-from reddiff_pl.cli import parse_restore
+from reddiff_pl.restoring.batch_size import WITHOUT_GPU, largest_that_pays, milliseconds
+from reddiff_pl.restoring.command import parse_restore
 
 AUTO = [*TINY, "--data.batch_size=auto", "--model.sampler.init_args.steps=2"]
 

@@ -9,6 +9,7 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from reddiff_pl.errors import ConfigError
+from reddiff_pl.logs import quiet_libraries
 
 
 class LazyCLI(LightningCLI):
@@ -34,6 +35,7 @@ class LazyCLI(LightningCLI):
         trainer_defaults: dict[str, Any],
         default_config_files: list[str] | None = None,
     ) -> None:
+        quiet_libraries()
         super().__init__(
             model,
             data,

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from reddiff_pl.copies import upload
+from reddiff_pl.devices.copies import upload
 from reddiff_pl.shards.plan import Shard
 from reddiff_pl.shards.reader import Failure, RawSample
 from reddiff_pl.shards.samples import Sample, to_uint8

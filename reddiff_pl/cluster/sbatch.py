@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from reddiff_pl.config import shipped
 from reddiff_pl.errors import ConfigError
+from reddiff_pl.options.shipped import shipped
 
 Directives = Mapping[str, str | None]
 

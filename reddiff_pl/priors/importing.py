@@ -37,7 +37,7 @@ _BETAS = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
 def prior(argv: list[str]) -> int:
     """The command `reddiff prior`."""
     if argv[:1] == ["average"]:
-        from reddiff_pl.averaging import average
+        from reddiff_pl.priors.averaging import average
 
         return average(argv[1:])
     if argv[:1] != ["import"]:

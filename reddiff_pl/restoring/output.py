@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 import reddiff_pl
 from reddiff_pl import stop
-from reddiff_pl.batch import Batch
 from reddiff_pl.errors import TooManyFailed
-from reddiff_pl.restoration import Restored
+from reddiff_pl.restoring.batch import Batch
+from reddiff_pl.restoring.restoration import Restored
 from reddiff_pl.shards import decode
 from reddiff_pl.shards.reader import Failure, RawSample
 from reddiff_pl.shards.samples import Sample
@@ -49,7 +49,7 @@ def versions() -> dict[str, str]:
 @functools.cache
 def commit() -> str:
     """The commit of the clone that the package runs from, with `-dirty` where files are changed; else empty."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return ""
     try:

@@ -1,0 +1,1 @@
+"""What starts and watches tasks on hosts and clusters."""

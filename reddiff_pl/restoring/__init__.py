@@ -1,0 +1,1 @@
+"""The main job: from shards of measurements to shards of images."""

@@ -1,0 +1,110 @@
+"""`restore`: all batches of all shards, then the account."""
+
+from __future__ import annotations
+
+import logging
+
+from reddiff_pl import stop
+from reddiff_pl.errors import ConfigError
+from reddiff_pl.exit_codes import ALL_RESTORED, CRASHED, SOME_FAILED
+from reddiff_pl.logs import log_to
+from reddiff_pl.restoring.batch_size import choose
+from reddiff_pl.restoring.config import batch_size_there, clear, guard, physics_beside
+from reddiff_pl.restoring.datamodule import ShardDataModule
+from reddiff_pl.restoring.options import RestoreCLI
+from reddiff_pl.restoring.output import Progress, ShardOutput
+from reddiff_pl.shards.layout import Run
+from reddiff_pl.shards.ledger import total
+from reddiff_pl.shards.placement import place
+from reddiff_pl.shards.plan import plan
+from reddiff_pl.shards.stores import publish, publish_missing
+
+log = logging.getLogger(__name__)
+
+
+def restore(argv: list[str]) -> int:
+    """Restore what the options say."""
+    return restore_with(parse_restore(argv))
+
+
+def parse_restore(argv: list[str]) -> RestoreCLI:
+    """The options of `restore`, with those of a physics.yaml beside the shards.
+
+    Raises:
+        ConfigError: an option does not go with restoring.
+    """
+    cli = RestoreCLI("restore", argv)
+    if cli.config.trainer.inference_mode:
+        raise ConfigError(
+            "--trainer.inference_mode: must be false; the sampler needs gradients of the operator"
+        )
+    if str(cli.config.trainer.precision or "32-true") not in ("32", "32-true"):
+        raise ConfigError(
+            "--trainer.precision: leave it at 32; the network's is --model.prior.init_args.precision"
+        )
+    if cli.config.model.physics is None:
+        shards = plan(cli.config.data.shards, cli.config.data.images)
+        if path := physics_beside(shards[0].url, cli.config.trust_physics):
+            return RestoreCLI("restore", ["--config", path, *argv])
+    return cli
+
+
+def restore_with(cli: RestoreCLI) -> int:
+    """Restore with parsed options: all batches of all shards, then the account."""
+    run = prepare_output(cli)
+    cli.make()
+    cli.model.check(cli.datamodule.degradation.shape)
+    stop.check()
+
+    fingerprint = cli.model.prior.fingerprint()
+    automatic = cli.config.data.batch_size == "auto"
+    if automatic:  # once for a run: the tasks that come later take the number of the first
+        device = cli.trainer.strategy.root_device
+        cli.config.data.batch_size = batch_size_there(run) or choose(cli.model, cli.datamodule, device)
+    guard(run, cli.resolved(), fingerprint, any_batch_size=automatic)
+    if automatic:
+        cli.datamodule.batch_size = batch_size_there(run) or cli.config.data.batch_size
+    cli.model.should_stop = cli.datamodule.should_stop = stop.requested
+    url, mine = cli.config.publish, [shard.name for shard in cli.datamodule.shards]
+    if url is not None:
+        publish_missing(run, mine, url)  # what an earlier run finished, and an URL that cannot be written
+    output = ShardOutput(
+        {"prior_sha256": fingerprint},
+        cli.config.max_failed,
+        committed=None if url is None else lambda name: publish(run, name, url),
+    )
+    cli.trainer.callbacks += [output, Progress()]  # type: ignore[attr-defined]
+    cli.trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
+    if url is not None:
+        publish_missing(
+            run, [shard.name for shard in cli.datamodule.all_shards], url
+        )  # also those of dead tasks
+    return summary(run, cli.datamodule)
+
+
+def prepare_output(cli: RestoreCLI) -> Run:
+    """The run's paths; stops where the output directory cannot be one."""
+    run = Run(cli.config.out)
+    rank, world = place(cli.config.rank, cli.config.world)
+    try:
+        if cli.config.overwrite:
+            if world > 1:
+                raise ConfigError(
+                    "--overwrite: one task of several cannot; delete the directory before the others start"
+                )
+            clear(run)
+        run.shards.mkdir(parents=True, exist_ok=True)
+        log_to(run.log(rank))
+    except OSError as error:
+        raise ConfigError(f"--out: {run.out} cannot be used as a directory: {error.strerror}") from error
+    return run
+
+
+def summary(run: Run, data: ShardDataModule) -> int:
+    """Say what became of this task's shards. Judged by the shards themselves: a loop may end early in silence."""
+    totals = total(run, [shard.name for shard in data.shards])
+    log.info("%s -> %s", totals.line(), run.shards)
+    if totals.unfinished > len(set(data.held)) and data.limit is None:
+        log.error("%d shards are not finished; run the same command again to go on", totals.unfinished)
+        return CRASHED
+    return SOME_FAILED if totals.failed else ALL_RESTORED

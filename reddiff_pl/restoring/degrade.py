@@ -1,0 +1,56 @@
+"""`degrade`: clean images become shards of measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from tqdm import tqdm
+
+from reddiff_pl import stop
+from reddiff_pl.errors import ConfigError
+from reddiff_pl.files import write_atomically
+from reddiff_pl.physics import NoNoise
+from reddiff_pl.restoring.batch_size import WITHOUT_GPU
+from reddiff_pl.restoring.command import prepare_output, summary
+from reddiff_pl.restoring.config import guard
+from reddiff_pl.restoring.options import RestoreCLI
+from reddiff_pl.restoring.output import Members, write_batch
+from reddiff_pl.shards.samples import Sample, members_of
+
+
+def degrade(argv: list[str]) -> int:
+    """Write the measurements of clean shards or folders as shards, with their operator beside them."""
+    cli = RestoreCLI("degrade", argv)
+    if cli.config.publish is not None:
+        raise ConfigError("--publish: degrade does not upload; copy the shards and physics.yaml yourself")
+    run = prepare_output(cli)
+    cli.make()
+    guard(run, cli.resolved(), "none")
+    data, degradation = cli.datamodule, cli.datamodule.degradation
+    data.should_stop = stop.requested
+    data.batch_size = data.batch_size or WITHOUT_GPU  # the bytes do not depend on it
+    data.classes = 0  # measurements are made without the prior
+    # restored later they are told the same level
+    level = degradation.noise.sigma_y if degradation.sigma_y is None else degradation.sigma_y
+    record = {"sigma_y": level} if isinstance(level, float) and level else {}
+
+    def members(sample: Sample, row: int) -> Members:
+        files = members_of(sample, isinstance(degradation.noise, NoNoise), degradation.scale)
+        return files, {**sample.meta, **record}
+
+    for batch in tqdm(data.batches(), unit="batch", mininterval=1):
+        write_batch(batch, members, {})
+    write_atomically(run.shards / "physics.yaml", _physics_yaml(cli).encode())
+    return summary(run, data)
+
+
+def _physics_yaml(cli: RestoreCLI) -> str:
+    """What `restore` needs to know of the measurements, as a configuration."""
+    model = yaml.safe_load(cli.resolved())["model"]
+    content: Mapping[str, Any] = {
+        "model": {key: model[key] for key in ("physics", "noise") if model.get(key) is not None},
+        "data": {"size": cli.datamodule.degradation.shape[-1]},
+    }
+    return yaml.safe_dump(content, sort_keys=False)
