@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks import methods as m
-from benchmarks.quality import Job, best, job, mean, replace, shipped, with_evaluations
+from benchmarks.jobs import Job, best, job, mean, shipped, with_evaluations
 
 DIFFUSION = ("DPS", "PiGDM", "DDRM", "DiffPIR", "RED-diff, paper", "RED-diff, shipped")
 COLUMNS = ("A_dagger", "classical", *DIFFUSION)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from helpers import VAL_SHARD
 
+from benchmarks import jobs as j
 from benchmarks import methods, precision, quality, table
 
 TEMPLATE = Path(quality.__file__).with_name("quality.md.in").read_text()
@@ -28,12 +29,12 @@ def test_jobs_are_done_once_and_shown(tmp_path):
     )
     first = methods.METHODS["DDRM"][1][0]
     jobs = [
-        quality.job("table", TASK, "A_dagger", {}),
-        quality.job("tune", TASK, "classical", {"weight": 0.01}),
-        quality.job("table", TASK, "classical", {"weight": 0.01}),
-        quality.job("table", TASK, "ProximalREDDiff", {"steps": 2, "antithetic": True}),
-        quality.job("tune", TASK, "DDRM", {**first, "steps": 4}),
-        quality.job("table", "hdr", "DDRM", {**first, "steps": 4}),
+        j.job("table", TASK, "A_dagger", {}),
+        j.job("tune", TASK, "classical", {"weight": 0.01}),
+        j.job("table", TASK, "classical", {"weight": 0.01}),
+        j.job("table", TASK, "ProximalREDDiff", {"steps": 2, "antithetic": True}),
+        j.job("tune", TASK, "DDRM", {**first, "steps": 4}),
+        j.job("table", "hdr", "DDRM", {**first, "steps": 4}),
     ]
     quality.work(jobs, arguments)
     results = [one.result(out) for one in jobs]
@@ -42,7 +43,7 @@ def test_jobs_are_done_once_and_shown(tmp_path):
     assert "DDRM needs" in json.loads(jobs[-1].path(out).read_text())["refused"]
 
     # whether settings name every option or not, they are one job
-    spelled = quality.job("table", TASK, "ProximalREDDiff", {"steps": 2, "antithetic": True, "momentum": 0.5})
+    spelled = j.job("table", TASK, "ProximalREDDiff", {"steps": 2, "antithetic": True, "momentum": 0.5})
     assert spelled.path(out) == jobs[3].path(out)
     written = {path: path.stat().st_mtime_ns for path in out.rglob("*.json")}
     quality.work([*jobs, spelled], arguments)
@@ -51,17 +52,17 @@ def test_jobs_are_done_once_and_shown(tmp_path):
     table.write(out, tmp_path / "quality.md", TEMPLATE)
     text = (tmp_path / "quality.md").read_text()
     row = next(line for line in text.splitlines() if line.startswith(f"| {TASK} |"))
-    assert f"{quality.mean(results[0]):.2f} / " in row and f"{quality.mean(results[2]):.2f} / " in row
+    assert f"{j.mean(results[0]):.2f} / " in row and f"{j.mean(results[2]):.2f} / " in row
     assert (tmp_path / "quality.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_every_task_and_candidate_can_be_made():
     """The files are there, and every candidate is one that its sampler takes."""
-    jobs = {one.path(Path("nowhere")) for one in quality.tuning_jobs()}
+    jobs = {one.path(Path("nowhere")) for one in j.tuning_jobs()}
     assert len(jobs) > 2000
     for task in methods.TASKS:
-        class_name, settings = quality.shipped(task)
-        assert quality.job("table", task, class_name, settings).path(Path("nowhere"))
+        class_name, settings = j.shipped(task)
+        assert j.job("table", task, class_name, settings).path(Path("nowhere"))
 
 
 def test_precisions_are_compared_photo_by_photo(tmp_path):

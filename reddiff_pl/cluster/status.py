@@ -15,7 +15,8 @@ from reddiff_pl.errors import ConfigError
 from reddiff_pl.exit_codes import ALL_RESTORED, INTERRUPTED, SOME_FAILED
 from reddiff_pl.options.parser import Parser
 from reddiff_pl.shards.layout import Run
-from reddiff_pl.shards.survey import WINDOW, planned_shards, survey
+from reddiff_pl.shards.progress import WINDOW
+from reddiff_pl.shards.survey import planned_shards, survey
 
 LINES = 10  # entries of a list shown on the terminal
 

@@ -17,7 +17,7 @@ from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import total
 from reddiff_pl.shards.placement import place
 from reddiff_pl.shards.plan import plan
-from reddiff_pl.shards.stores import publish, publish_missing
+from reddiff_pl.shards.publishing import publish, publish_missing
 
 log = logging.getLogger(__name__)
 

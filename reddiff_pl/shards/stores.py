@@ -7,10 +7,8 @@ raised instead of an end of file. A connection that fails is tried again after e
 from __future__ import annotations
 
 import io
-import json
 import logging
 import os
-import posixpath
 import re
 import shutil
 import signal
@@ -18,8 +16,7 @@ import string
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator
 from http.client import HTTPException
 from typing import IO, Any, TypeVar
 from urllib.error import HTTPError, URLError
@@ -27,9 +24,7 @@ from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 from reddiff_pl import __version__
-from reddiff_pl.errors import ConfigError, OutputError
-from reddiff_pl.shards.layout import Run
-from reddiff_pl.shards.ledger import finished
+from reddiff_pl.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +34,6 @@ PIPE_BLOCK = 1 << 16  # so much of a command's output is held back; more than wh
 TIMEOUT = 60  # seconds without a byte
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
-_WITHOUT_FOLDERS = ("s3", "s3a", "gs", "gcs", "abfs", "az")  # there, to make a folder may make a bucket
 _T = TypeVar("_T")
 
 
@@ -53,7 +47,7 @@ def open_url(url: str) -> IO[bytes]:
         ConfigError: when it is read, a store wants credentials.
         OSError: when it is read, anything else; one line.
     """
-    read = _pipe if _is_pipe(url) else _download if _is_http(url) else _stored
+    read = _pipe if is_pipe(url) else _download if is_http(url) else _stored
     return io.BufferedReader(_Blocks(read(url)), 1 << 16)
 
 
@@ -63,11 +57,11 @@ def expand(url: str) -> list[str]:
     Raises:
         ConfigError: the URL is of no known kind, needs a package, or cannot be listed.
     """
-    if _is_http(url):
+    if is_http(url):
         if "*" in url:
             raise ConfigError(f"--data.shards: {url}: http cannot list files; use braces, or %2A for a star")
         return [url]
-    fs, path = _filesystem(url, "--data.shards")
+    fs, path = filesystem(url, "--data.shards")
     if not re.search(r"[*?[]", path):
         return [url]
     try:
@@ -77,104 +71,7 @@ def expand(url: str) -> list[str]:
     return sorted(fs.unstrip_protocol(name) for name, info in found.items() if info["type"] == "file")
 
 
-def publish(run: Run, name: str, url: str) -> None:
-    """Upload a finished shard to URL/shards/NAME.tar, and then its sidecar to URL/shards/NAME.json.
-
-    What is there already is not uploaded again, nor is a shard that is not finished, as one that --limit cut short.
-    A sidecar always tells of the tar beside it: that of another tar is deleted before this one is uploaded.
-
-    Args:
-        run: the run's paths.
-        name: the shard's name.
-        url: a folder of any store that fsspec writes to.
-
-    Raises:
-        ConfigError: nothing can be written to such a URL, or the store wants credentials.
-        OutputError: the upload failed, also after some tries. The local shard stays.
-    """
-    _target(run, url)
-    try:
-        if _patiently(lambda: _upload(run, name, url), f"--publish: shard {name}"):
-            log.info("shard %s: published to %s", name, url)
-    except OSError as error:
-        raise OutputError(
-            f"--publish: shard {name} cannot be uploaded to {url}: {error}; it stays in "
-            f"{run.tar(name)}, mend the cause and run the same command again"
-        ) from error
-
-
-def publish_missing(run: Run, names: Iterable[str], url: str) -> None:
-    """Upload those shards that are finished and not published yet. Reads sidecars only, here and there.
-
-    Raises:
-        ConfigError: nothing can be written to such a URL, or the store wants credentials.
-        OutputError: an upload failed, also after some tries.
-    """
-    fs, base = _target(run, url)
-
-    def is_missing(name: str) -> bool:
-        if finished(run, name) is None:
-            return False
-        try:
-            return _read(fs, f"{base}/{name}.json") != run.sidecar(name).read_bytes()
-        except Exception:
-            return True  # `publish` will meet it again, and is patient
-
-    names = list(names)
-    with ThreadPoolExecutor(16, "published") as pool:
-        missing = [name for name, yes in zip(names, pool.map(is_missing, names), strict=True) if yes]
-    for name in missing:
-        publish(run, name, url)
-
-
-def _upload(run: Run, name: str, url: str) -> bool:
-    """Upload what differs; whether something did."""
-    fs, base = _target(run, url)
-    tar, mark = f"{base}/{name}.tar", f"{base}/{name}.json"
-    sidecar = finished(run, name)
-    if sidecar is None:
-        return False
-    mine, there = run.sidecar(name).read_bytes(), _read(fs, mark)
-    if there == mine:
-        return False
-    if _tar_sha256(there) != sidecar["tar_sha256"]:
-        if there is not None:
-            fs.rm_file(mark)
-        if url.split(":")[0] not in _WITHOUT_FOLDERS:
-            fs.makedirs(posixpath.dirname(tar), exist_ok=True)
-        fs.put_file(str(run.tar(name)), tar)
-        if (size := fs.info(tar)["size"]) != sidecar["tar_bytes"]:
-            raise OSError(f"{tar} has {size} bytes there, {sidecar['tar_bytes']} here")
-    fs.pipe_file(mark, mine)
-    return True
-
-
-def _read(fs: Any, path: str) -> bytes | None:
-    try:
-        return fs.cat_file(path)
-    except FileNotFoundError:
-        return None
-
-
-def _tar_sha256(sidecar: bytes | None) -> str | None:
-    """Of the tar that a published sidecar tells of; None where it is missing or was cut."""
-    try:
-        return json.loads(sidecar or b"")["tar_sha256"]
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
-def _target(run: Run, url: str) -> tuple[Any, str]:
-    """The file system to publish to, and the folder of the shards in it."""
-    if _is_http(url) or _is_pipe(url):
-        raise ConfigError(f"--publish: {url}: only stores can be written to: s3://, gs://, file://, ...")
-    fs, base = _filesystem(url, "--publish")
-    if "file" in fs.protocol and os.path.realpath(base) == os.path.realpath(run.out):
-        raise ConfigError(f"--publish: {url} is the output directory itself")
-    return fs, f"{base.rstrip('/')}/shards"
-
-
-def _filesystem(url: str, option: str) -> tuple[Any, str]:
+def filesystem(url: str, option: str) -> tuple[Any, str]:
     """fsspec's file system of a URL, and the path in it."""
     import fsspec  # type: ignore[import-untyped]
 
@@ -288,14 +185,14 @@ def _download(url: str) -> Generator[bytes, None, None]:
 
 def _stored(url: str) -> Generator[bytes, None, None]:
     """A file of a store, a request a block: no connection is held open while the GPU works."""
-    fs, path = _filesystem(url, "--data.shards")
+    fs, path = filesystem(url, "--data.shards")
     what = f"--data.shards: {url}"
-    with _patiently(lambda: fs.open(path, "rb", block_size=BLOCK, cache_type="none"), what) as file:
-        while block := _patiently(lambda: file.read(BLOCK), what):
+    with patiently(lambda: fs.open(path, "rb", block_size=BLOCK, cache_type="none"), what) as file:
+        while block := patiently(lambda: file.read(BLOCK), what):
             yield block
 
 
-def _patiently(action: Callable[[], _T], what: str) -> _T:
+def patiently(action: Callable[[], _T], what: str) -> _T:
     """Try again where that may help.
 
     Raises:
@@ -327,11 +224,11 @@ def _is_permanent(error: Exception) -> bool:
     return isinstance(error, (FileNotFoundError, PermissionError, io.UnsupportedOperation, ConfigError))
 
 
-def _is_pipe(url: str) -> bool:
+def is_pipe(url: str) -> bool:
     return re.match(r"([^=]*=)?pipe:", url) is not None
 
 
-def _is_http(url: str) -> bool:
+def is_http(url: str) -> bool:
     return url.startswith(("http://", "https://"))
 
 

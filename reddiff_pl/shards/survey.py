@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import functools
 import json
 import math
 import os
 import re
-import struct
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
 
 from reddiff_pl.errors import ConfigError
+from reddiff_pl.shards.failures import Kinds, add_kind, count_failure
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import Sums, read_sidecar
 from reddiff_pl.shards.plan import plan
-from reddiff_pl.shards.tar import BLOCK
+from reddiff_pl.shards.progress import count_samples, images_per_second, lock_state
 
-WINDOW = 600.0  # seconds that images/s looks back
 STALE = 900.0  # seconds without a sample after which a running shard looks stale
-SKEW = 60.0  # seconds that the clocks of two hosts may be apart
 HEADERS = 200_000  # tar headers read at most; samples beyond are estimated from the size
-KINDS = 100  # kinds of failures told apart
-
-Kinds = dict[str, dict[str, Any]]  # {kind of reason: {count, shard and key of one}}
 
 
 def survey(
@@ -79,7 +71,7 @@ def survey(
             total[0] += value
             total[1] += count
         for kind, one in entry["kinds"].items():
-            _add(kinds, kind, {**one, "shard": name})
+            add_kind(kinds, kind, {**one, "shard": name})
     restored = sum(account["restored"] for account in finished.values())
     rate = images_per_second([entry["span"] for entry in (finished | working).values() if entry["span"]], now)
     eta = None
@@ -178,7 +170,7 @@ def _account(run: Run, name: str) -> dict[str, Any] | None:
     try:
         restored = int(sidecar["restored"])
         for failure in sidecar["failed"]:
-            _fail(kinds, failure)
+            count_failure(kinds, failure)
         metrics = {
             metric: (float(value), int(count)) for metric, (value, count) in sidecar["metrics"].items()
         }
@@ -204,7 +196,7 @@ def _account(run: Run, name: str) -> dict[str, Any] | None:
 
 def _work(run: Run, name: str, now: float, most: int) -> dict[str, Any]:
     """A shard that is being written, or was left by a task that ended."""
-    held, line, attempts = _lock(run.lock(name))
+    held, line, attempts = lock_state(run.lock(name))
     try:
         samples, exact, last = count_samples(run.partial(name), most)
     except OSError:
@@ -214,7 +206,7 @@ def _work(run: Run, name: str, now: float, most: int) -> dict[str, Any]:
         for entry in file:
             # the last line may be cut
             with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
-                _fail(kinds, json.loads(entry))
+                count_failure(kinds, json.loads(entry))
     taken, before = _number(line.get("time")), _number(line.get("done"))
     times = [moment for moment in (taken, last) if moment is not None]
     age = max(now - max(times), 0.0) if times else None
@@ -233,109 +225,6 @@ def _work(run: Run, name: str, now: float, most: int) -> dict[str, Any]:
         "kinds": kinds,
         "span": (taken, now, fresh) if state == "running" and taken is not None else None,
     }
-
-
-def _lock(path: Path) -> tuple[bool | None, dict[str, Any], int]:
-    """Whether a lock is held (None: cannot be said), the last line of its file, and its number of lines.
-
-    Asks with F_GETLK, which takes nothing: a task that came by meanwhile would not get the shard. Closing the
-    file drops the locks that this very process has on it.
-    """
-    try:
-        fd = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return False, {}, 0
-    except OSError:
-        return None, {}, 0
-    held: bool | None = None
-    with os.fdopen(fd, "rb") as file:
-        with contextlib.suppress(OSError):
-            request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)  # Linux's struct flock
-            held = struct.unpack("h", fcntl.fcntl(fd, fcntl.F_GETLK, request)[:2])[0] != fcntl.F_UNLCK
-        lines = file.read().splitlines()
-    for text in reversed(lines):
-        with contextlib.suppress(ValueError):  # a line that is just being written
-            if isinstance(line := json.loads(text), dict):
-                return held, line, len(lines)
-    return held, {}, len(lines)
-
-
-def count_samples(path: Path, most: int) -> tuple[int, bool, float]:
-    """Whole samples in a shard that is being written: headers are read, contents are not.
-
-    Args:
-        path: the .partial.
-        most: members looked at; beyond, the number is estimated from the size.
-
-    Returns:
-        samples, whether the number is exact, time of the last write.
-    """
-    with open(path, "rb", buffering=0) as file:
-        stat = os.fstat(file.fileno())
-        offset = end = samples = 0
-        long_name = b""
-        for _ in range(most):
-            header = os.pread(file.fileno(), BLOCK, offset)
-            try:
-                size = int(header[124:135], 8)
-            except ValueError:  # the end, or a cut header
-                return samples, True, stat.st_mtime
-            content, offset = offset + BLOCK, offset + BLOCK + size + -size % BLOCK
-            if offset > stat.st_size:
-                return samples, True, stat.st_mtime
-            if header[156:157] == b"L":  # GNU: the next member's name, if longer than 100 bytes
-                long_name = os.pread(file.fileno(), size, content)
-                continue
-            if (long_name or header[:100]).rstrip(b"\0").endswith(b".json"):
-                samples, end = samples + 1, offset
-            long_name = b""
-    return round(samples * stat.st_size / end) if end else 0, False, stat.st_mtime
-
-
-def images_per_second(spans: Iterable[tuple[float, float, int]], now: float) -> float | None:
-    """Images of all tasks over the time in which any of them worked, within the last `WINDOW` seconds.
-
-    Args:
-        spans: (start, end, images) of each stretch of work, unix time.
-        now: unix time.
-
-    Returns:
-        None when it cannot be said. What lies in the future (a clock was set back) does not count.
-    """
-    images, busy, covered = 0.0, 0.0, now - WINDOW
-    for start, end, count in sorted(spans):
-        end = min(end, now) if end <= now + SKEW else -math.inf
-        if end <= max(start, now - WINDOW) or count < 0:
-            continue
-        images += count * (end - max(start, now - WINDOW)) / (end - start)
-        busy += max(end - max(start, covered), 0.0)
-        covered = max(end, covered)
-    return images / busy if images and busy >= 1 else None
-
-
-def _fail(kinds: Kinds, failure: Mapping[str, Any]) -> None:
-    key, reason = failure.get("key"), str(failure["reason"])
-    if key:
-        reason = re.sub(rf"(?<!\w){re.escape(key)}(?!\w)", "KEY", reason) if key in reason else reason
-    _add(kinds, kind_of(reason), {"count": 1, "key": key})
-
-
-def _add(kinds: Kinds, kind: str, one: dict[str, Any]) -> None:
-    if kind not in kinds and len(kinds) >= KINDS:
-        kind = "other reasons"
-    if kind in kinds:
-        kinds[kind]["count"] += one["count"]
-    else:
-        kinds[kind] = one
-
-
-@functools.lru_cache(maxsize=1024)
-def kind_of(reason: str) -> str:
-    """A reason without what differs between samples: numbers become N, paths PATH, what is quoted '...'."""
-    kind = re.sub(r"'[^']*'|\"[^\"]*\"", "'...'", reason[:1000])
-    kind = re.sub(r"[^\s(,;]*/[^\s),;]*[^\s),;:.]", "PATH", kind)
-    kind = re.sub(r"(?<![\w.-])-?\b(?!(?:u?int|b?float|complex)\d+\b)[\w.-]*\d(?:[\w.-]*\w)?", "N", kind)
-    return kind[:200]
 
 
 def _number(value: Any) -> float | None:

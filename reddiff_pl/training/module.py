@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -16,14 +15,14 @@ from torch import Tensor
 
 from reddiff_pl import stop
 from reddiff_pl.errors import ConfigError
-from reddiff_pl.files import write_atomically
 from reddiff_pl.priors.base import linear_abar, per_image
 from reddiff_pl.seeding import stream_seed
-from reddiff_pl.shards import decode
-from reddiff_pl.training import files, heldout
+from reddiff_pl.training import files
 from reddiff_pl.training.averages import Averages
 from reddiff_pl.training.budget import Budget
-from reddiff_pl.training.networks import architecture, make_network
+from reddiff_pl.training.networks import make_network
+from reddiff_pl.training.state import load, save
+from reddiff_pl.training.validation import validate
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +157,7 @@ class PriorTraining(LightningModule):
         self.loss_sum, self.loss_steps = torch.zeros((), device=self.device), 0
         self.skipped = torch.zeros((), device=self.device)
         if (state := files.read_state(self.files.state, self.device)) is not None:
-            self._load(state)
+            load(self, state)
         self.dropout = any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in self.network.modules())
         # not a module of this one: its weights would be there twice
         self.forward_compiled = [self.network]
@@ -174,11 +173,11 @@ class PriorTraining(LightningModule):
         if self.is_over():
             log.info("nothing left to do: %d steps, %.1f minutes are done", self.step, self.budget.minutes)
             if self.loss_steps and self.trainer.is_global_zero:  # stopped since the last validation
-                self._validate()
-                self._save()
+                validate(self)
+                save(self)
             self.trainer.should_stop = True
         elif self.step == 0 and self.trainer.is_global_zero:
-            self._validate()
+            validate(self)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
         if self.trainer.should_stop:
@@ -221,7 +220,7 @@ class PriorTraining(LightningModule):
         signal = 0
         if self.trainer.world_size == 1 or self.step % AGREE_EVERY == 0 or self.step == self.first_step + 1:
             if self.step == self.first_step + 1:
-                self._synchronize()
+                self.synchronize()
             signal = self._agree()
         if self.budget.begun is None:
             self.budget.begun = self.budget.minutes
@@ -232,9 +231,9 @@ class PriorTraining(LightningModule):
         over = self.is_over()
         if self.trainer.is_global_zero:
             if over or self.step % self.validate_every == 0:
-                self._validate()
+                validate(self)
             if over or signal or self.step % self.validate_every == 0:
-                self._save()
+                save(self)
         if over or signal:
             self.trainer.should_stop = True
         if signal and not stop.requested():  # another process got it
@@ -264,127 +263,7 @@ class PriorTraining(LightningModule):
         """Whether the budget is used up."""
         return self.budget.is_over(self.step)
 
-    # validation and files, in the first process alone
-
-    def _validate(self) -> None:
-        """Evaluate every average, leave the prior, a picture and a line of the log."""
-        self._synchronize()
-        done, since = self.interval
-        seconds = time.monotonic() - since
-        images = (self.step - done) * self.batch_size * self.trainer.world_size
-        speed = round(images / seconds, 1) if images else None
-        self.network.eval()
-        losses = [
-            heldout.eps_mse(self._eps(i), self.heldout, self.abar, self.validate_t, self.seed)
-            if len(self.heldout)
-            else {}
-            for i in range(len(self.ema_decays))
-        ]
-        scores = [heldout.score(loss) if loss else math.nan for loss in losses]
-        pick = 0
-        if self.export == "best" and len(self.heldout):
-            pick = min(range(len(scores)), key=lambda i: scores[i] if math.isfinite(scores[i]) else math.inf)
-        better = math.isfinite(scores[pick]) and scores[pick] < self.best
-        exported = self.step > 0 and (self.export == "last" or not len(self.heldout) or better)
-        if exported:
-            files.write_prior(
-                self.files.prior, self.network.config, self.averages.weights(pick), self.schedule
-            )
-            if better:
-                self.best = scores[pick]
-        if self.sample_images and self.step:
-            shape = (self.sample_images, *self.shape)
-            pictures = heldout.samples(self._eps(pick), shape, self.abar, self.sample_steps, self.seed)
-            self.files.grid(self.step).parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.files.grid(self.step), decode.png(heldout.grid(pictures)))
-        self.network.train()
-        record = {
-            "step": self.step,
-            "images": self.step * self.batch_size * self.trainer.world_size,
-            "minutes": round(self.budget.minutes, 3),
-            "lr": self.lr * self.budget.factor(self.step),
-            "train_loss": _rounded((self.loss_sum / self.loss_steps).item()) if self.loss_steps else None,
-            "skipped_steps": int(self.skipped.item()),
-            "images_per_s": speed,
-            "eps_mse": {str(d): _rounded(loss) for d, loss in zip(self.ema_decays, losses, strict=True)},
-            "score": {str(d): _rounded(s) for d, s in zip(self.ema_decays, scores, strict=True)},
-            "exported": self.ema_decays[pick] if exported else None,
-        }
-        files.append(self.files.log, record)
-        line = " ".join(f"{t}:{loss:.4g}" for t, loss in losses[pick].items())
-        log.info(
-            "step %d, %.1f min, %s images/s, loss %s; held-out eps-MSE %s%s",
-            *(
-                self.step,
-                self.budget.minutes,
-                speed,
-                record["train_loss"],
-                line,
-                "; exported" if exported else "",
-            ),
-        )
-        self.loss_sum.zero_()
-        self.loss_steps = 0
-        self.interval = (self.step, time.monotonic())
-
-    def _eps(self, i: int) -> heldout.Eps:
-        weights = self.averages.weights(i)
-
-        def eps(x: Tensor, t: Tensor) -> Tensor:
-            with torch.autocast(x.device.type, enabled=False):  # as it will be used
-                return torch.func.functional_call(self.network, weights, (x, t), {"return_dict": False})[0]
-
-        return eps
-
-    def _save(self) -> None:
-        state = {
-            "network": json.dumps(architecture(self.network.config), sort_keys=True),
-            "step": self.step,
-            "minutes": self.budget.minutes,
-            "begun": self.budget.begun,
-            "best": self.best,
-            "ema_decays": self.ema_decays,
-            "loss_sum": self.loss_sum,
-            "loss_steps": self.loss_steps,
-            "skipped": self.skipped,
-            "weights": self.network.state_dict(),
-            "averages": self.averages.state_dict(),
-            "adam": self.adam.state_dict(),
-        }
-        files.write_state(self.files.state, state)
-
-    def _load(self, state: dict[str, Any]) -> None:
-        where = f"--out: {self.files.out} holds a training of another"
-        try:
-            if state["network"] != json.dumps(architecture(self.network.config), sort_keys=True):
-                raise ConfigError(f"{where} network; choose another --out")
-            if state["ema_decays"] != self.ema_decays:
-                raise ConfigError(f"{where} ema_decays: {state['ema_decays']}; choose another --out")
-            self.network.load_state_dict(state["weights"])
-            self.averages.load_state_dict(state["averages"])
-            self.adam.load_state_dict(state["adam"])
-            self.step, self.earlier, self.budget.begun = state["step"], state["minutes"], state["begun"]
-            self.best = state["best"]
-            self.loss_sum, self.loss_steps = state["loss_sum"], state["loss_steps"]
-            self.skipped = state["skipped"]
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            if isinstance(error, ConfigError):
-                raise
-            # another version's, or not ours
-            raise ConfigError(
-                f"--out: {self.files.state} is not a training's state ({type(error).__name__}); "
-                "delete it to start anew"
-            ) from error
-        if self.trainer.is_global_zero:
-            files.forget_after(self.files.log, self.step)
-        log.info("going on at step %d, after %.1f minutes", self.step, self.earlier)
-
-    def _synchronize(self) -> None:
+    def synchronize(self) -> None:
+        """Wait for the device, so that a clock tells what was done."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(k): _rounded(v) for k, v in value.items()}
-    return float(f"{value:.5g}") if math.isfinite(value) else None

@@ -21,7 +21,7 @@ import pytest
 from helpers import CONFIGS, QUICK, read_json, read_tar, restored_keys, write_shard
 
 from reddiff_pl.errors import ConfigError, OutputError
-from reddiff_pl.shards import stores
+from reddiff_pl.shards import publishing, stores
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.plan import Shard, plan
 from reddiff_pl.shards.reader import Failure, RawSample, read_shard
@@ -385,12 +385,12 @@ def finish(run: Run, name: str, content: bytes = b"image") -> None:
 def test_publishing_twice_uploads_once_and_the_sidecar_last(s3, requests, tmp_path):
     run = Run(tmp_path)
     finish(run, "x/a")
-    stores.publish(run, "x/a", "s3://bucket/results/")
+    publishing.publish(run, "x/a", "s3://bucket/results/")
     assert requests() == [("PUT", f"/bucket/results/shards/x/a.{suffix}") for suffix in ("tar", "json")]
     assert s3.cat_file("bucket/results/shards/x/a.tar") == run.tar("x/a").read_bytes()
     assert s3.cat_file("bucket/results/shards/x/a.json") == run.sidecar("x/a").read_bytes()
-    stores.publish(run, "x/a", "s3://bucket/results")
-    stores.publish_missing(run, ["x/a"], "s3://bucket/results")
+    publishing.publish(run, "x/a", "s3://bucket/results")
+    publishing.publish_missing(run, ["x/a"], "s3://bucket/results")
     assert requests() == []
 
 
@@ -398,9 +398,9 @@ def test_a_shard_written_anew_replaces_the_published_one(s3, requests, tmp_path)
     """The old sidecar goes first: it would not be that of the tar beside it."""
     finish(Run(tmp_path / "old"), "a", b"old")
     finish(Run(tmp_path / "new"), "a", b"new")
-    stores.publish(Run(tmp_path / "old"), "a", "s3://bucket")
+    publishing.publish(Run(tmp_path / "old"), "a", "s3://bucket")
     requests()
-    stores.publish(Run(tmp_path / "new"), "a", "s3://bucket")
+    publishing.publish(Run(tmp_path / "new"), "a", "s3://bucket")
     steps = [("DELETE", "json"), ("PUT", "tar"), ("PUT", "json")]
     assert requests() == [(method, f"/bucket/shards/a.{suffix}") for method, suffix in steps]
     assert s3.cat_file("bucket/shards/a.tar") == Run(tmp_path / "new").tar("a").read_bytes()
@@ -409,11 +409,11 @@ def test_a_shard_written_anew_replaces_the_published_one(s3, requests, tmp_path)
 def test_the_same_tar_with_another_sidecar_is_not_uploaded(s3, requests, tmp_path):
     run = Run(tmp_path)
     finish(run, "a")
-    stores.publish(run, "a", "s3://bucket")
+    publishing.publish(run, "a", "s3://bucket")
     requests()
     sidecar = {**read_json(run.sidecar("a")), "attempts": 2}
     run.sidecar("a").write_text(json.dumps(sidecar))
-    stores.publish_missing(run, ["a"], "s3://bucket")
+    publishing.publish_missing(run, ["a"], "s3://bucket")
     assert requests() == [("PUT", "/bucket/shards/a.json")]
     assert json.loads(s3.cat_file("bucket/shards/a.json")) == sidecar
 
@@ -422,7 +422,7 @@ def test_what_is_missing_is_published(s3, requests, tmp_path):
     run = Run(tmp_path)
     for name in ("a", "b", "c"):
         finish(run, name)
-    stores.publish(run, "b", "s3://bucket")
+    publishing.publish(run, "b", "s3://bucket")
     writer = ShardWriter(run, "cut")
     writer.open()
     writer.write("key", [("png", b"image")], {})
@@ -430,7 +430,7 @@ def test_what_is_missing_is_published(s3, requests, tmp_path):
     s3.pipe_file("bucket/shards/c.json", run.sidecar("c").read_bytes()[:-20])  # cut
     requests()
     run.tar("b").chmod(0)  # what is published is not read again
-    stores.publish_missing(run, ["a", "b", "c", "cut", "pending"], "s3://bucket")
+    publishing.publish_missing(run, ["a", "b", "c", "cut", "pending"], "s3://bucket")
     names = sorted({path for _, path in requests()})
     assert names == [f"/bucket/shards/{name}.{suffix}" for name in "ac" for suffix in ("json", "tar")]
     assert sorted(s3.ls("bucket/shards")) == [
@@ -483,12 +483,12 @@ def test_an_upload_that_breaks_is_taken_up(s3, s3_server, requests, monkeypatch,
         with pytest.raises(
             OutputError, match="--publish: shard a cannot be uploaded to s3://bucket: "
         ) as caught:
-            stores.publish_missing(run, ["a"], "s3://bucket")
+            publishing.publish_missing(run, ["a"], "s3://bucket")
     assert "\n" not in str(caught.value) and str(run.tar("a")) in str(caught.value)
     set_store(monkeypatch, s3_server[0])
     there = {("PUT", "/bucket/shards/a.tar")} if broken == "PUT /bucket/shards/a.json" else set()
     assert set(requests()) == there and not s3.exists("bucket/shards/a.json")
-    stores.publish_missing(run, ["a"], "s3://bucket")
+    publishing.publish_missing(run, ["a"], "s3://bucket")
     assert requests() == [("PUT", f"/bucket/shards/a.{suffix}") for suffix in ("tar", "json")]
     assert json.loads(s3.cat_file("bucket/shards/a.json")) == read_json(run.sidecar("a"))
 
@@ -500,7 +500,7 @@ def test_an_upload_is_tried_again(s3, s3_server, requests, monkeypatch, tmp_path
     with breaking(s3_server[0], "PUT /bucket/shards/a.json", times=12) as address:
         set_store(monkeypatch, address)
         monkeypatch.setattr(stores, "WAITS", (0.01, 0.02, 0.03))
-        stores.publish(run, "a", "s3://bucket")
+        publishing.publish(run, "a", "s3://bucket")
     set_store(monkeypatch, s3_server[0])
     assert s3.cat_file("bucket/shards/a.json") == run.sidecar("a").read_bytes()
 
@@ -509,7 +509,7 @@ def test_publishing_into_a_bucket_that_is_not_there(s3, requests, tmp_path):
     """It is not made: its name may be a slip."""
     finish(Run(tmp_path), "a")
     with pytest.raises(OutputError, match="bucket does not exist"):
-        stores.publish(Run(tmp_path), "a", "s3://buckett")
+        publishing.publish(Run(tmp_path), "a", "s3://buckett")
     assert not s3.exists("buckett")
 
 
@@ -517,7 +517,7 @@ def test_publishing_into_a_folder(tmp_path):
     run = Run(tmp_path / "out")
     finish(run, "x/a")
     for url in (f"file://{tmp_path}/there", str(tmp_path / "path")):
-        stores.publish(run, "x/a", url)
+        publishing.publish(run, "x/a", url)
         folder = Path(url.removeprefix("file://"))
         assert read_tar(folder / "shards/x/a.tar") == read_tar(run.tar("x/a"))
         assert (folder / "shards/x/a.json").read_bytes() == run.sidecar("x/a").read_bytes()
@@ -532,8 +532,8 @@ def test_where_nothing_can_be_published(monkeypatch, tmp_path, url):
     finish(run, "a")
     before = run.tar("a").read_bytes()
     for call in (
-        lambda: stores.publish(run, "a", url.format(out=tmp_path)),
-        lambda: stores.publish_missing(run, [], url.format(out=tmp_path)),
+        lambda: publishing.publish(run, "a", url.format(out=tmp_path)),
+        lambda: publishing.publish_missing(run, [], url.format(out=tmp_path)),
     ):
         with pytest.raises(ConfigError, match="--publish: "):
             call()
