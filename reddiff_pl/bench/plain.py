@@ -22,10 +22,9 @@ from torch import Tensor, nn
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.priors.base import Prior
 from reddiff_pl.priors.loading import find_folder, load_network, part, scheduler_config
+from reddiff_pl.priors.precision import autocast
 from reddiff_pl.priors.schedule import abar_from
 from reddiff_pl.priors.unet import BUNDLED
-
-DTYPES = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}
 
 
 class PlainPrior(Prior):
@@ -51,8 +50,7 @@ class PlainPrior(Prior):
         self.precision = precision
 
     def eps(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        dtype = DTYPES[self.precision]
-        with torch.autocast(x_t.device.type, dtype=dtype, enabled=dtype is not None):
+        with autocast(x_t.device, self.precision):
             output = self.network(x_t, t, class_labels=label).sample
         return output[:, : self.shape[0]].float()
 

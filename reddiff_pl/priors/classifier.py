@@ -21,6 +21,7 @@ from reddiff_pl.errors import ConfigError
 from reddiff_pl.priors.base import Prior, describe, labels_of, per_image
 from reddiff_pl.priors.latent import Latent
 from reddiff_pl.priors.loading import find_folder, full_precision, read_json, wide_unet
+from reddiff_pl.priors.precision import autocast
 
 _OPTION = "model.prior.init_args.classifier.init_args.path"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -123,8 +124,7 @@ class ADMClassifier(Classifier):
             full_precision()
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        dtype = {"bf16": torch.bfloat16, "16": torch.float16}.get(self.precision)
-        with torch.autocast(x_t.device.type, dtype=dtype, enabled=dtype is not None):
+        with autocast(x_t.device, self.precision):
             encoder: Any = self.encoder
             emb = encoder.time_embedding(encoder.time_proj(t))
             h = encoder.conv_in(x_t.float())

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.priors.base import Prior, labels_of, linear_abar, per_image
 from reddiff_pl.priors.loading import full_precision
+from reddiff_pl.priors.precision import autocast
 
 
 class EDM(Prior):
@@ -123,8 +124,7 @@ class EDM(Prior):
 
     def _network(self, x: Tensor, noise: Tensor, label: Tensor | None) -> Tensor:
         labels = (labels_of(self, label, len(x)).to(x.device),) if self.classes else ()
-        dtype = {"bf16": torch.bfloat16, "16": torch.float16}.get(self.precision)
-        with torch.autocast(x.device.type, dtype=dtype, enabled=dtype is not None):
+        with autocast(x.device, self.precision):
             output = self.network(x, noise, *labels)
         output = getattr(output, "sample", output)
         return output[:, : self.shape[0]].float()

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import torch
 from deepinv.physics import Physics
 from torch import Tensor
 
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.priors.base import Prior, describe
 from reddiff_pl.priors.loading import find_folder, full_precision, load_network, part
+from reddiff_pl.priors.precision import autocast
 
 _OPTION = "model.prior.init_args.autoencoder"
 
@@ -81,7 +81,7 @@ class Latent(Prior):
                 f"model.prior: sides of images must be multiples of {self.factor}, got {x.shape[-1]}x{x.shape[-2]}"
             )
         autoencoder: Any = self.autoencoder
-        with self._autocast(x):
+        with autocast(x.device, self.precision):
             encoded = autoencoder.encode(x.float())
         # the mode of the posterior: no draw, so that an image's result is its own
         z = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
@@ -89,15 +89,11 @@ class Latent(Prior):
 
     def decode(self, x: Tensor) -> Tensor:
         autoencoder: Any = self.autoencoder
-        with self._autocast(x):
+        with autocast(x.device, self.precision):
             return autoencoder.decode(x.float() / self.scale + self.shift).sample.float()
 
     def observed(self, physics: Physics) -> Physics:
         return LatentPhysics(physics, self)
-
-    def _autocast(self, x: Tensor) -> torch.autocast:
-        dtype = {"bf16": torch.bfloat16, "16": torch.float16}.get(self.precision)
-        return torch.autocast(x.device.type, dtype=dtype, enabled=dtype is not None)
 
 
 class LatentPhysics(Physics):

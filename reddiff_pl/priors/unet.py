@@ -25,6 +25,7 @@ from reddiff_pl.priors.base import Prior, labels_of, per_image
 from reddiff_pl.priors.fused.graphs import Graphs
 from reddiff_pl.priors.fused.obstacle import obstacle
 from reddiff_pl.priors.loading import find_folder, full_precision, load_network, part, scheduler_config
+from reddiff_pl.priors.precision import DTYPES
 from reddiff_pl.priors.schedule import abar_from
 
 log = logging.getLogger(__name__)
@@ -163,7 +164,7 @@ class UNet(Prior):
         if self.precision == "auto":
             has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
             return torch.bfloat16 if has_bf16 else torch.float32
-        return {"32": torch.float32, "16": torch.float16}.get(self.precision, torch.bfloat16)
+        return DTYPES[self.precision.replace("fp8", "bf16")] or torch.float32
 
     def _check_eight_bits(self) -> None:
         """

@@ -12,6 +12,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from reddiff_pl.priors.fused.kernels import store_sums
+
 
 @triton.jit
 def conv_kernel(
@@ -56,6 +58,4 @@ def conv_kernel(
     tl.store(out + to[:, None] + cols[None, :], rounded, mask=inside)
     if SUMS:
         v = tl.where(inside, rounded.to(tl.float32), 0.0)
-        to = sums + (n.to(tl.int64) * parts + first_part + part) * 2 * N + cols
-        tl.store(to, tl.sum(v, 0), mask=in_cols)
-        tl.store(to + N, tl.sum(v * v, 0), mask=in_cols)
+        store_sums(sums, n.to(tl.int64) * parts + first_part + part, N, cols, v, v * v)

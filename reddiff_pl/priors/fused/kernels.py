@@ -26,6 +26,14 @@ import triton.language as tl
 
 
 @triton.jit
+def store_sums(sums, part, C, cols, total, squares):
+    """What a part of a map adds to the sums of its channels: {sum, sum of squares} of C, of the columns `cols`."""
+    to = sums + part * 2 * C + cols
+    tl.store(to, tl.sum(total, 0), mask=cols < C)
+    tl.store(to + C, tl.sum(squares, 0), mask=cols < C)
+
+
+@triton.jit
 def add_kernel(
     h, h_image, h_row, bias, residual, out, out_image, out_row, out_pixel, sums, first_part, parts, H, W, C, PX, scale,
     VIEW: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr, STORE: tl.constexpr,
@@ -67,9 +75,7 @@ def add_kernel(
         v = tl.where(inside, v, 0.0)
         total += v
         squares += v * v
-    sums += (n * parts + first_part + part) * 2 * C + cols
-    tl.store(sums, tl.sum(total, 0), mask=cols < C)
-    tl.store(sums + C, tl.sum(squares, 0), mask=cols < C)
+    store_sums(sums, n * parts + first_part + part, C, cols, total, squares)
 
 
 @triton.jit

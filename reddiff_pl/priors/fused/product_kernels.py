@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from reddiff_pl.priors.fused.kernels import activated
+from reddiff_pl.priors.fused.kernels import activated, store_sums
 
 
 @triton.jit
@@ -60,9 +60,7 @@ def product_kernel(
     tl.store(out + (row.to(tl.int64) + pixels)[:, None] * C + cols[None, :], rounded, mask=inside)
     if SUMS:
         v = tl.where(inside, rounded.to(tl.float32), 0.0)
-        to = sums + (n.to(tl.int64) * tl.cdiv(HW, BM) + part) * 2 * C + cols
-        tl.store(to, tl.sum(v, 0), mask=cols < C)
-        tl.store(to + C, tl.sum(v * v, 0), mask=cols < C)
+        store_sums(sums, n.to(tl.int64) * tl.cdiv(HW, BM) + part, C, cols, v, v * v)
 
 
 @triton.jit
