@@ -21,6 +21,7 @@ from reddiff_pl import stop
 from reddiff_pl.devices.cores import share
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.exit_codes import joint
+from reddiff_pl.import_path import python_command
 from reddiff_pl.shards.placement import place
 
 _SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
@@ -143,6 +144,4 @@ def _start(
     options = ["--trainer.devices=1", f"--rank={rank}", f"--world={world}"]
     env = {**os.environ, **threads, **({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})}
     # in a session of its own: Ctrl-C reaches the parent alone, which passes it on once
-    return subprocess.Popen(
-        [sys.executable, "-m", "reddiff_pl", command, *argv, *options], env=env, start_new_session=True
-    )
+    return subprocess.Popen([*python_command(), command, *argv, *options], env=env, start_new_session=True)

@@ -16,6 +16,7 @@ from typing import Any
 from reddiff_pl.cluster.options import parse, restore_options
 from reddiff_pl.cluster.sbatch import fill
 from reddiff_pl.errors import ConfigError
+from reddiff_pl.import_path import python_command
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import finished
 from reddiff_pl.shards.plan import plan
@@ -101,9 +102,7 @@ def _scripts(options: argparse.Namespace, restore: Sequence[str], run: Run) -> l
             resources[name.replace("_", "-")] = str(value)
     gres = options.gres or f"gpu:{options.multinode[1] if options.multinode else 1}"
     resources["gres"] = None if gres == "none" else gres
-    command = options.command or (
-        "reddiff" if options.setup else f"{shlex.quote(sys.executable)} -m reddiff_pl"
-    )
+    command = options.command or ("reddiff" if options.setup else shlex.join(python_command()))
     lines = {"setup": options.setup, "command": command}
 
     if options.multinode:

@@ -9,10 +9,11 @@ from reddiff_pl.errors import ConfigError
 from reddiff_pl.exit_codes import ALL_RESTORED, CRASHED, SOME_FAILED
 from reddiff_pl.logs import log_to
 from reddiff_pl.restoring.batch_size import choose
-from reddiff_pl.restoring.config import batch_size_there, clear, guard, physics_beside
+from reddiff_pl.restoring.config import batch_size_there, clear, guard
 from reddiff_pl.restoring.datamodule import ShardDataModule
 from reddiff_pl.restoring.options import RestoreCLI
 from reddiff_pl.restoring.output import Progress, ShardOutput
+from reddiff_pl.restoring.physics_yaml import check_parsed, parse_with, physics_beside
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import total
 from reddiff_pl.shards.placement import place
@@ -44,8 +45,14 @@ def parse_restore(argv: list[str]) -> RestoreCLI:
         )
     if cli.config.model.physics is None:
         shards = plan(cli.config.data.shards, cli.config.data.images)
-        if path := physics_beside(shards[0].url, cli.config.trust_physics):
-            return RestoreCLI("restore", ["--config", path, *argv])
+        trust = cli.config.trust_physics
+        if path := physics_beside(shards[0].url, trust):
+            given = cli.config.model.noise  # the user's own, which wins
+            cli = parse_with(path, trust, lambda first: RestoreCLI("restore", [*first, *argv]))
+            model = cli.config.model
+            parts = {"model.physics": model.physics} | ({} if given else {"model.noise": model.noise})
+            if not trust:
+                check_parsed(path, parts)
     return cli
 
 

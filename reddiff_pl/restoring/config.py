@@ -1,14 +1,12 @@
-"""Configuration files: those that ship, the one a run leaves behind, and the physics.yaml beside shards."""
+"""The configuration that a run leaves behind, and what later tasks compare with it."""
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -18,8 +16,6 @@ from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.lock import ShardLock, holder
 
 log = logging.getLogger(__name__)
-
-_PHYSICS_MODULES = ("deepinv.physics", "reddiff_pl.physics")
 
 
 def guard(run: Run, resolved: str, prior_sha256: str, any_batch_size: bool = False) -> None:
@@ -114,61 +110,3 @@ def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
             yield from _flatten(f"{prefix}.{key}", item)
     else:
         yield prefix, value
-
-
-def physics_beside(url: str, trust: bool) -> str | None:
-    """The physics.yaml that `degrade` left beside a shard, to be read as a configuration; None without one.
-
-    It comes with the data, from anyone: it may set nothing but the operator, its noise and the image size, and
-    name nothing but operators of deepinv and of this package, unless the user trusts it.
-
-    Raises:
-        ConfigError: it names something else.
-    """
-    path = Path(url).parent / "physics.yaml"
-    if not path.is_file():
-        return None
-    try:
-        content = yaml.safe_load(path.read_text())
-        keys = {f"{group}.{key}" for group, values in content.items() for key in values}
-    except (yaml.YAMLError, AttributeError, TypeError, OSError) as error:
-        raise ConfigError(f"{path}: not a physics.yaml: {' '.join(str(error).split())}") from error
-    if extra := keys - {"model.physics", "model.noise", "data.size"}:
-        raise ConfigError(f"{path}: may not set {', '.join(sorted(extra))}")
-    if not trust:
-        for key, value in _leaves("", content):
-            if key.endswith(".trust") and value:
-                raise ConfigError(
-                    f"{path}: {key} asks to be trusted; add --trust-physics true if you know where it comes from"
-                )
-            if isinstance(value, str) and not _is_physics(value):
-                raise ConfigError(
-                    f"{path}: {key} names {value}, which is not of {' or '.join(_PHYSICS_MODULES)}; "
-                    "add --trust-physics true if you know where the file comes from"
-                )
-    return str(path)
-
-
-def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
-    items = (
-        value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else None
-    )
-    if items is None:
-        yield prefix.strip("."), value
-    else:
-        for key, item in items:
-            yield from _leaves(f"{prefix}.{key}", item)
-
-
-def _is_physics(text: str) -> bool:
-    """Whether a string is harmless: no import path, or that of an object defined in the allowed modules."""
-    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", text):
-        return True
-    module, _, name = text.rpartition(".")
-    if not f"{module}.".startswith(tuple(f"{allowed}." for allowed in _PHYSICS_MODULES)):
-        return False
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError):
-        return False
-    return str(getattr(found, "__module__", "")).startswith(_PHYSICS_MODULES)

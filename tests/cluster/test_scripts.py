@@ -14,6 +14,7 @@ import yaml
 from helpers import CONFIGS, QUICK, write_shard
 
 from reddiff_pl.cluster.submit import arrays
+from reddiff_pl.import_path import python_command
 from reddiff_pl.shards.placement import place
 
 ROOT = Path(__file__).parents[2]
@@ -126,7 +127,7 @@ def test_options_reach_their_places(dry):
     assert "\nmodule load a; . b c\n" in script and "\nreddiff=(reddiff)\n" in script
     _, scripts = dry("--tasks", "3", "--gres", "none")
     assert not [d for d in directives(scripts["restore.sbatch"]) if d.startswith("--gres")]
-    assert words(scripts["restore.sbatch"], "${reddiff[@]}") == [sys.executable, "-m", "reddiff_pl"]
+    assert words(scripts["restore.sbatch"], "${reddiff[@]}") == python_command()
     _, scripts = dry("--multinode", "2", "4", "--follow-up", "--command", "apptainer exec 'a b.sif' reddiff")
     assert list(scripts) == ["restore_multinode.sbatch", "follow_up.sbatch"]
     for script in scripts.values():
