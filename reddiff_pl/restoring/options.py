@@ -38,6 +38,12 @@ class RestoreCLI(LazyCLI):
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_default_arguments_to_parser(parser)
+        parser.add_argument(
+            "--evaluations",
+            type=int | None,
+            help="forward passes of the network an image; default: as the sampler's options say. DPS and PiGDM take a "
+            "gradient with each, which makes it about three times the work",
+        )
         parser.add_argument("--limit", type=int | None, help="only the first so many samples, for a preview")
         parser.add_argument(
             "--overwrite", type=bool, default=False, help="delete what is in --out, start anew"
@@ -59,6 +65,7 @@ class RestoreCLI(LazyCLI):
         for name in ("seed", "out", "limit", "rank", "world", "retry_failed"):
             parser.link_arguments(name, f"data.{name}")
         parser.link_arguments("seed", "model.seed")
+        parser.link_arguments("evaluations", "model.evaluations")
         parser.link_arguments("model.physics", "data.physics", apply_on="instantiate")
         parser.link_arguments("model.noise", "data.noise", apply_on="instantiate")
         for name in ("shape", "classes", "default_label"):

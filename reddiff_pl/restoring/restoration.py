@@ -92,6 +92,8 @@ class Restoration(LightningModule):
         noise_device: where random numbers are made. Default: on the device that restores; "cpu" gives the same
             ones everywhere.
         seed: the run's seed. Filled in from --seed.
+        evaluations: forward passes of the network an image, which the sampler turns into steps of its own; default: as
+            its own options say. Filled in from --evaluations.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Restoration(LightningModule):
         keep_samples: bool = False,
         noise_device: str | None = None,
         seed: int = 0,
+        evaluations: int | None = None,
     ) -> None:
         super().__init__()
         if keep_steps < 0:
@@ -113,7 +116,8 @@ class Restoration(LightningModule):
         if num_samples < 1:
             raise ConfigError(f"--model.num_samples: must be at least 1, got {num_samples}")
         self.num_samples, self.keep_samples = num_samples, keep_samples
-        self.prior, self.physics, self.sampler, self.noise = prior, physics, sampler, noise
+        self.prior, self.physics, self.noise = prior, physics, noise
+        self.sampler = sampler if evaluations is None else sampler.with_evaluations(evaluations)
         self.keep_steps, self.keep_start = keep_steps, keep_start
         self.noise_device, self.seed = noise_device, seed
         self.should_stop: Callable[[], bool] = lambda: False

@@ -18,13 +18,9 @@ import math
 import torch
 from torch import Tensor
 
-from reddiff_pl.errors import ConfigError
-from reddiff_pl.physics.binding import operator_of
-from reddiff_pl.physics.decomposable import Decomposable
-from reddiff_pl.physics.unit_range import on_symmetric_range
-from reddiff_pl.priors.base import per_image
 from reddiff_pl.samplers.diffusion import DiffusionSampler, DiffusionState
 from reddiff_pl.samplers.options import check_option
+from reddiff_pl.samplers.spectral import check_decomposable, spectral
 
 
 class DDRM(DiffusionSampler):
@@ -52,43 +48,27 @@ class DDRM(DiffusionSampler):
         self.eta, self.eta_b = eta, eta_b
 
     def check(self, state: DiffusionState) -> None:
-        operator = operator_of(state.physics)
-        if not isinstance(operator, Decomposable):
-            raise ConfigError(
-                f"model.sampler: DDRM needs an operator with a known singular value decomposition "
-                f"(reddiff_pl.physics.Decomposable), and {type(operator).__name__} is not one"
-            )
+        check_decomposable(state, "DDRM needs")
 
     def start(self, state: DiffusionState, x_init: Tensor | None) -> Tensor:
         if x_init is not None:
             return super().start(state, x_init)
-        physics, yb, b = _spectral(state)
+        physics, yb, b = spectral(state)
         a = state.abar[0]
         r = math.sqrt((1 - a) / a)
         n = state.normal("init")
         known = yb + (r**2 - b.square()).clamp(min=0).sqrt() * n
-        return math.sqrt(a) * physics.V(torch.where(b <= r, known, r * n))
+        return physics.V(torch.where(b <= r, known, r * n)) / r
 
     def update(self, state: DiffusionState) -> tuple[Tensor, Tensor]:
-        physics, yb, b = _spectral(state)
+        physics, yb, b = spectral(state)
         s = state.abar[state.step + 1]
         r = math.sqrt((1 - s) / s)
         eps, x0_hat = state.denoise(state.x)
-        xb, n = physics.V_adjoint(x0_hat), state.normal()
+        xb, n = physics.V_adjoint(x0_hat), state.normal("n")
         # the noise that is kept: the network's own, or what the measurement says it is
         kept = torch.where(b.isinf(), r * physics.V_adjoint(eps), r / b * (yb - xb))
         beyond = xb + math.sqrt(1 - self.eta**2) * kept + self.eta * r * n
         fresh = (r**2 - self.eta_b**2 * b.square()).clamp(min=0).sqrt()
         within = self.eta_b * yb + (1 - self.eta_b) * xb + fresh * n
         return math.sqrt(s) * physics.V(torch.where(b <= r, within, beyond)), x0_hat
-
-
-def _spectral(state: DiffusionState) -> tuple[Decomposable, Tensor, Tensor]:
-    """The operator on [-1, 1], yb (B, C, H, W), and b, broadcastable to it: infinite where nothing is measured."""
-    physics, y, noise_std = on_symmetric_range(state.physics, state.y, state.noise_std, state.x)
-    assert isinstance(physics, Decomposable)
-    s = physics.singular_values(state.x)
-    measured = (s > 0) & (s >= physics.cut)
-    inverse = torch.where(measured, 1 / s, 0)
-    b = torch.where(measured, per_image(noise_std.to(s), s) * inverse, math.inf)
-    return physics, inverse * physics.U_adjoint(y), b

@@ -66,6 +66,6 @@ class DiffPIR(DiffusionSampler):
         eps = (state.x - math.sqrt(a) * x0) / math.sqrt(1 - a)
         x = math.sqrt(s) * x0
         if s < 1:
-            noise = math.sqrt(1 - self.zeta) * eps + math.sqrt(self.zeta) * state.normal()
+            noise = math.sqrt(1 - self.zeta) * eps + math.sqrt(self.zeta) * state.normal("n")
             x = x + math.sqrt(1 - s) * noise
         return x, x0_hat

@@ -17,19 +17,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
-from deepinv.physics import Physics
 from torch import Tensor
 
-from reddiff_pl.priors.base import Prior, host_abar
-from reddiff_pl.samplers.base import Sampler, State
-from reddiff_pl.samplers.noise import Noise
+from reddiff_pl.priors.base import host_abar
+from reddiff_pl.samplers.base import Problem, ProblemState, Sampler, steps_for
 from reddiff_pl.samplers.options import check_option, chosen_times
 
 
 @dataclass
-class DiffusionState(State):
+class DiffusionState(ProblemState):
     """State with what the steps need. `x` is x_t, at the level of the next timestep: noisy until the last step.
 
     Attributes:
@@ -40,25 +39,16 @@ class DiffusionState(State):
         abar: abar of each, and a last 1: one number more than `times`. Plain numbers: no step waits for a device.
     """
 
-    y: Tensor
-    physics: Physics
-    prior: Prior
-    noise: Noise
-    label: Tensor | None
     noise_std: Tensor
     some_noisy: bool
     some_clean: bool
     times: list[int]
     abar: list[float]
 
-    def normal(self, name: str = "n") -> Tensor:
-        """This step's standard normal draw, like x."""
-        return self.noise.normal(name, self.x.shape[1:], self.x.dtype, self.step)
-
     def denoise(self, x_t: Tensor) -> tuple[Tensor, Tensor]:
         """The network's eps and x0_hat at x_t of this step, both like x. Differentiable where grad is enabled."""
         a = self.abar[self.step]
-        eps = self.prior.eps(x_t, self.t, self.label).to(x_t.dtype)
+        eps = self.eps(x_t)
         return eps, (x_t - math.sqrt(1 - a) * eps) / math.sqrt(a)
 
     def ddim(self, x0_hat: Tensor, eps: Tensor, eta: float) -> Tensor:
@@ -66,13 +56,16 @@ class DiffusionState(State):
         s = self.abar[self.step + 1]
         c1, c2 = ddim_coefficients(self.abar[self.step], s, eta)
         x = math.sqrt(s) * x0_hat + c2 * eps
-        return x + c1 * self.normal() if c1 else x
+        return x + c1 * self.normal("n") if c1 else x
 
 
 def ddim_coefficients(a: float, s: float, eta: float) -> tuple[float, float]:
     """c1 and c2 of the DDIM step from abar a to abar s >= a."""
     c1 = eta * math.sqrt((1 - a / s) * (1 - s) / (1 - a))
     return c1, math.sqrt(max(1 - s - c1**2, 0.0))
+
+
+Walker = TypeVar("Walker", bound="DiffusionSampler")
 
 
 class DiffusionSampler(Sampler):
@@ -90,42 +83,30 @@ class DiffusionSampler(Sampler):
     def __init__(self, steps: int, timesteps: list[int] | None = None) -> None:
         check_option("steps", steps, 1)
         self.steps, self.timesteps = steps, timesteps
+        self._exact = False  # as many steps as `steps` says, also where that does not divide T
 
-    def init(
-        self,
-        y: Tensor,
-        physics: Physics,
-        prior: Prior,
-        noise: Noise,
-        label: Tensor | None = None,
-        x_init: Tensor | None = None,
-        noise_std: Tensor | None = None,
-    ) -> DiffusionState:
-        times = chosen_times(self.timesteps, "uniform", host_abar(prior), self.steps, None, None)
+    def with_evaluations(self: Walker, evaluations: int) -> Walker:
+        return self._changed(steps=steps_for(evaluations), timesteps=None, _exact=True)
+
+    def begin(self, problem: Problem) -> DiffusionState:
+        schedule = host_abar(problem.prior)
+        exact = self._exact and len(schedule) % self.steps
+        times = chosen_times(self.timesteps, "uniform", schedule, self.steps, None, 0 if exact else None)
         times = sorted(set(times), reverse=True)
-        if noise_std is None:
-            noise_std = torch.zeros(len(y), device=y.device)
-        state = DiffusionState(
-            x=y,
-            x0_hat=y,
-            t=torch.full((len(y),), -1, device=y.device),
-            step=0,
-            steps=len(times),
-            y=y,
-            physics=physics,
-            prior=prior,
-            noise=noise,
-            label=label,
+        noise_std = problem.known_noise()
+        state = DiffusionState.begin(
+            problem,
+            problem.y,
+            len(times),
             noise_std=noise_std,
             some_noisy=bool((noise_std > 0).any()),
             some_clean=not bool((noise_std > 0).all()),
             times=times,
-            abar=[*host_abar(prior)[times].tolist(), 1.0],
+            abar=[*schedule[times].tolist(), 1.0],
         )
         self.check(state)
-        state.x0_hat = physics.A_dagger(y) if x_init is None else x_init
-        state.x = state.x0_hat
-        state.x = self.start(state, x_init)
+        state.x = state.x0_hat = problem.start()
+        state.x = self.start(state, problem.x_init)
         return state
 
     def check(self, state: DiffusionState) -> None:

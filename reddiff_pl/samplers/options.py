@@ -31,15 +31,20 @@ def chosen_times(
     return sorted(timesteps, reverse=True)
 
 
-def check_option(name: str, value: float, low: float = 0.0, high: float = math.inf) -> None:
-    """Refuse a sampler's option out of [low, high], or one that is not finite.
+_PREFIX = "model.sampler.init_args."
+
+
+def check_option(
+    name: str, value: float, low: float = 0.0, high: float = math.inf, prefix: str = _PREFIX
+) -> None:
+    """Refuse an option out of [low, high], or one that is not finite; it is a sampler's but for another prefix.
 
     Raises:
         ConfigError: which option.
     """
     if not low <= value <= high or not math.isfinite(value):
         bounds = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
-        raise ConfigError(f"model.sampler.init_args.{name}: must be {bounds}, got {value}")
+        raise ConfigError(f"{prefix}{name}: must be {bounds}, got {value}")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -39,27 +39,21 @@ from torch import Tensor
 
 from reddiff_pl.physics.proximal import proximal
 from reddiff_pl.physics.unit_range import on_symmetric_range
-from reddiff_pl.priors.base import Prior, host_abar
-from reddiff_pl.samplers.base import Sampler, State
+from reddiff_pl.priors.base import host_abar
+from reddiff_pl.samplers.base import Problem, ProblemState, Sampler, steps_for
 from reddiff_pl.samplers.iterates import Iterates
-from reddiff_pl.samplers.noise import Noise
 from reddiff_pl.samplers.options import check_choice, check_option, chosen_times
 from reddiff_pl.samplers.timesteps import Grid, StepSizes, step_size
 
 
 @dataclass
-class ProximalState(State):
+class ProximalState(ProblemState):
     """State with what the steps need: N timesteps and their abar, the velocity like x.
 
     Attributes:
         problem: operator, measurement and noise level of the same problem, on [-1, 1] where that makes it linear.
     """
 
-    y: Tensor
-    physics: Physics
-    prior: Prior
-    noise: Noise
-    label: Tensor | None
     noise_std: Tensor
     mu: Tensor
     velocity: Tensor
@@ -138,37 +132,23 @@ class ProximalREDDiff(Sampler):
         self.antithetic, self.average, self.stop_at_noise = antithetic, average, stop_at_noise
         self.local_variance, self.temperature, self.inner_steps = local_variance, temperature, inner_steps
 
-    def init(
-        self,
-        y: Tensor,
-        physics: Physics,
-        prior: Prior,
-        noise: Noise,
-        label: Tensor | None = None,
-        x_init: Tensor | None = None,
-        noise_std: Tensor | None = None,
-    ) -> ProximalState:
-        mu = (physics.A_dagger(y) if x_init is None else x_init).detach().clone().contiguous()
-        schedule = host_abar(prior)
+    def with_evaluations(self, evaluations: int) -> ProximalREDDiff:
+        return self._changed(steps=steps_for(evaluations, 2 if self.antithetic else 1), timesteps=None)
+
+    def begin(self, problem: Problem) -> ProximalState:
+        mu = problem.start().detach().clone().contiguous()
+        schedule, std = host_abar(problem.prior), problem.known_noise()
         times = chosen_times(self.timesteps, self.grid, schedule, self.steps, self.t_max, self.t_min)
-        std = torch.zeros(len(y), device=y.device) if noise_std is None else noise_std
-        return ProximalState(
-            x=mu,
-            x0_hat=mu,
-            t=torch.full((len(mu),), -1, device=mu.device),
-            step=0,
-            steps=len(times),
-            y=y,
-            physics=physics,
-            prior=prior,
-            noise=noise,
-            label=label,
+        return ProximalState.begin(
+            problem,
+            mu,
+            len(times),
             noise_std=std,
             mu=mu,
             velocity=torch.zeros_like(mu),
             times=times,
             abar=schedule[times].tolist(),
-            iterates=Iterates(len(times), self.average, self.stop_at_noise, physics, mu, std),
+            iterates=Iterates(len(times), self.average, self.stop_at_noise, problem.physics, mu, std),
         )
 
     def step(self, state: ProximalState) -> ProximalState:  # type: ignore[override]

@@ -34,10 +34,9 @@ from torch import Tensor
 
 from reddiff_pl.devices.copies import send
 from reddiff_pl.errors import ConfigError
-from reddiff_pl.priors.base import Prior, host_abar, per_image
-from reddiff_pl.samplers.base import Sampler, State
+from reddiff_pl.priors.base import host_abar, per_image
+from reddiff_pl.samplers.base import Problem, ProblemState, Sampler, steps_for
 from reddiff_pl.samplers.iterates import Iterates
-from reddiff_pl.samplers.noise import Noise
 from reddiff_pl.samplers.options import check_choice, check_option, chosen_times
 from reddiff_pl.samplers.timesteps import Grid, Order, StepSizes, ordered_times, step_size
 from reddiff_pl.samplers.weighting import WEIGHTINGS, Weighting
@@ -47,18 +46,13 @@ _COUPLING_OPTIMIZERS = {"LBFGS", "Adafactor", "Muon", "SparseAdam"}
 
 
 @dataclass
-class REDDiffState(State):
+class REDDiffState(ProblemState):
     """State with what the steps need: times (B, N) long, coefficients (T,), the optimiser.
 
     Attributes:
         noise_weight: obs_weight (D / M) noise_std^2, (B,), times the sampler's noise_weight; None: no noise.
     """
 
-    y: Tensor
-    physics: Physics
-    prior: Prior
-    noise: Noise
-    label: Tensor | None
     mu: Tensor
     optimizer: torch.optim.Optimizer
     lrs: list[float]
@@ -157,18 +151,14 @@ class REDDiff(Sampler):
         self.sigma_x0, self.timesteps_per_step = sigma_x0, timesteps_per_step
         self.antithetic, self.output = antithetic, output
 
-    def init(
-        self,
-        y: Tensor,
-        physics: Physics,
-        prior: Prior,
-        noise: Noise,
-        label: Tensor | None = None,
-        x_init: Tensor | None = None,
-        noise_std: Tensor | None = None,
-    ) -> REDDiffState:
-        mu = (physics.A_dagger(y) if x_init is None else x_init).detach().clone().contiguous()
-        batch = len(mu)
+    def with_evaluations(self, evaluations: int) -> REDDiff:
+        steps = steps_for(evaluations, 2 if self.antithetic else 1)
+        unbounded = self.t_min is None and self.t_max is None  # whose count is not always `steps`
+        return self._changed(steps=steps, timesteps=None, t_min=0 if unbounded else self.t_min)
+
+    def begin(self, problem: Problem) -> REDDiffState:
+        mu = problem.start().detach().clone().contiguous()
+        prior, noise_std = problem.prior, problem.noise_std
         grid = chosen_times(self.timesteps, self.grid, host_abar(prior), self.steps, self.t_max, self.t_min)
         steps = -(-len(grid) // self.timesteps_per_step)
         abar = prior.abar.double()
@@ -176,29 +166,22 @@ class REDDiff(Sampler):
         weight = self.lam * WEIGHTINGS[self.weighting](sigma / alpha)
         by_noise = None
         if self.noise_weight and noise_std is not None:
-            ratio = mu[0].numel() / y[0].numel()
+            ratio = mu[0].numel() / problem.y[0].numel()
             by_noise = self.noise_weight * self.obs_weight * ratio * noise_std.to(mu).square()
         optimizer = self._make_optimizer(mu)
-        return REDDiffState(
-            x=mu,
-            x0_hat=mu,
-            t=torch.full((batch,), -1, device=mu.device),
-            step=0,
-            steps=steps,
-            y=y,
-            physics=physics,
-            prior=prior,
-            noise=noise,
-            label=label,
+        return REDDiffState.begin(
+            problem,
+            mu,
+            steps,
             mu=mu,
             optimizer=optimizer,
             lrs=[group["lr"] for group in optimizer.param_groups],
-            times=send(ordered_times(grid, self.order, noise, batch), mu.device),
+            times=send(ordered_times(grid, self.order, problem.noise, len(mu)), mu.device),
             alpha=alpha.to(mu),
             sigma=sigma.to(mu),
             weight=weight.to(mu),
             noise_weight=by_noise,
-            iterates=Iterates(steps, self.average, self.stop_at_noise, physics, mu, noise_std),
+            iterates=Iterates(steps, self.average, self.stop_at_noise, problem.physics, mu, noise_std),
         )
 
     def step(self, state: REDDiffState) -> REDDiffState:  # type: ignore[override]

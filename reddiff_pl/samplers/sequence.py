@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
-from deepinv.physics import Physics
 from torch import Tensor
 
 from reddiff_pl.errors import ConfigError
-from reddiff_pl.priors.base import Prior
-from reddiff_pl.samplers.base import Sampler, State
+from reddiff_pl.samplers.base import Problem, Sampler, State
 from reddiff_pl.samplers.noise import Noise
 
 
@@ -23,13 +20,12 @@ class SequenceState(State):
     Attributes:
         inner: the running sampler's own.
         stage: which sampler runs.
-        problem: the arguments of `init`, without noise and start.
+        problem: of the first.
     """
 
     inner: State
     stage: int
-    problem: dict[str, Any]
-    noise: Noise
+    problem: Problem
 
 
 class Sequence(Sampler):
@@ -50,20 +46,20 @@ class Sequence(Sampler):
             raise ConfigError("model.sampler.init_args.samplers: name at least one")
         self.samplers = samplers
 
-    def init(
-        self,
-        y: Tensor,
-        physics: Physics,
-        prior: Prior,
-        noise: Noise,
-        label: Tensor | None = None,
-        x_init: Tensor | None = None,
-        noise_std: Tensor | None = None,
-    ) -> SequenceState:
-        problem = {"y": y, "physics": physics, "prior": prior, "label": label, "noise_std": noise_std}
-        inner = self.samplers[0].init(noise=noise, x_init=x_init, **problem)
+    def with_evaluations(self, evaluations: int) -> Sequence:
+        """Shared out in proportion to the stages' own steps."""
+        weights = [getattr(sampler, "steps", 1) for sampler in self.samplers]
+        left, total, stages = evaluations, sum(weights), []
+        for sampler, weight in zip(self.samplers, weights, strict=True):
+            share = round(left * weight / total)
+            stages.append(sampler.with_evaluations(share))
+            left, total = left - share, total - weight
+        return Sequence(stages)
+
+    def begin(self, problem: Problem) -> SequenceState:
+        inner = self.samplers[0].begin(problem)
         # all stages, so that options that do not fit stop before any work
-        later = [sampler.init(noise=noise, x_init=inner.x, **problem).steps for sampler in self.samplers[1:]]
+        later = [sampler.begin(replace(problem, x_init=inner.x)).steps for sampler in self.samplers[1:]]
         return SequenceState(
             x=inner.x,
             x0_hat=inner.x0_hat,
@@ -73,7 +69,6 @@ class Sequence(Sampler):
             inner=inner,
             stage=0,
             problem=problem,
-            noise=noise,
         )
 
     def step(self, state: SequenceState) -> SequenceState:  # type: ignore[override]
@@ -86,8 +81,9 @@ class Sequence(Sampler):
                 state.steps = state.step  # a stage may have ended early
             else:
                 state.stage += 1
-                noise = _Later(state.noise, state.step)
-                state.inner = self.samplers[state.stage].init(noise=noise, x_init=state.x, **state.problem)
+                noise = _Later(state.problem.noise, state.step)
+                problem = replace(state.problem, noise=noise, x_init=state.x)
+                state.inner = self.samplers[state.stage].begin(problem)
         return state
 
 

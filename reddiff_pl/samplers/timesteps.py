@@ -78,6 +78,17 @@ def time_grid(grid: Grid, abar: Tensor, steps: int, t_max: int | None, t_min: in
     return torch.where(nearer_left, right - 1, right).clamp(low, high).tolist()
 
 
+def nearest_timestep(abar: Tensor, r: float) -> int:
+    """The timestep whose r_t = sigma_t / alpha_t is nearest to r, in log r: the prior's last where r is beyond all.
+
+    Args:
+        abar: the prior's, (T,), on the CPU.
+        r: noise level, positive.
+    """
+    levels = ((1 - abar.double()) / abar.double()).sqrt().clamp(min=1e-12).log()
+    return int((levels - math.log(r)).abs().argmin())
+
+
 def step_size(schedule: StepSizes, step: int, steps: int) -> float:
     """The factor, from 1 down, of the step size in step `step` of `steps`, counted from 0."""
     return _STEP_SIZES[schedule](step / steps)

@@ -1,4 +1,4 @@
-"""DPS, PiGDM, DDRM, DiffPIR and DDIM keep the samplers' contract."""
+"""The samplers beside RED-diff keep the samplers' contract."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from reddiff_pl.errors import ConfigError
 from reddiff_pl.physics import GaussianDeblurring, Inpainting, SuperResolution, UnitRange, bind
 from reddiff_pl.priors import Gaussian, Prior, UNet, linear_abar
 from reddiff_pl.restoring.options import RestoreCLI
-from reddiff_pl.samplers import DDIM, DDRM, DPS, DiffPIR, PiGDM, Sampler, SeededNoise, run
+from reddiff_pl.samplers import DAPS, DDIM, DDNM, DDRM, DPS, DiffPIR, PiGDM, PnPDM, Sampler, SeededNoise, run
 from reddiff_pl.samplers.diffusion import ddim_coefficients
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -84,10 +84,28 @@ CASES: list[tuple[Sampler, str]] = [
     *((DDRM(10), name) for name in OPERATORS if name not in ("anonymous", "nonlinear")),
     *((DiffPIR(10), name) for name in OPERATORS),
     (DDIM(10, eta=0.5), "superresolution"),
+    *((DDNM(10), name) for name in OPERATORS if name not in ("anonymous", "nonlinear")),
+]
+# those whose steps are not the diffusion's own
+OTHERS: list[tuple[Sampler, str]] = [
+    *((DAPS(10, ode_steps=2, langevin_steps=5), name) for name in ("inpainting", "unit_blur", "nonlinear")),
+    *(
+        (PnPDM(10, denoise_steps=3, langevin_steps=5), name)
+        for name in OPERATORS
+        if name != "superresolution"
+    ),
+    (DDNM(4, travel_length=2, travel_repeats=3), "inpainting"),
 ]
 EACH = pytest.mark.parametrize(
     ("sampler", "name"),
     [pytest.param(*case, id=f"{type(case[0]).__name__}-{case[1]}-{i}") for i, case in enumerate(CASES)],
+)
+EVERY = pytest.mark.parametrize(
+    ("sampler", "name"),
+    [
+        pytest.param(*case, id=f"{type(case[0]).__name__}-{case[1]}-{i}")
+        for i, case in enumerate(CASES + OTHERS)
+    ],
 )
 
 
@@ -102,7 +120,7 @@ def restore(sampler: Sampler, name: str, rows: list[int], **options: Any) -> Ten
     return run(sampler, y, physics, noise=noise, noise_std=noise_std[rows], **options)
 
 
-@EACH
+@EVERY
 def test_one_batch_of_three_is_three_of_one(sampler: Sampler, name: str) -> None:
     together = restore(sampler, name, [0, 1, 2])
     apart = torch.cat([restore(sampler, name, [i]) for i in range(3)])
@@ -111,7 +129,7 @@ def test_one_batch_of_three_is_three_of_one(sampler: Sampler, name: str) -> None
     assert together.isfinite().all()
 
 
-@EACH
+@EVERY
 def test_seed_and_nothing_else(sampler: Sampler, name: str) -> None:
     first = restore(sampler, name, [0, 1])
     torch.manual_seed(1)
@@ -225,6 +243,8 @@ def test_ddim_coefficients(eta: float) -> None:
         (DDRM(), Saturated(), None, r"^model\.sampler: DDRM needs .*, and Saturated is not one"),
         (DDRM(), UnitRange(Anonymous(GaussianDeblurring())), None, "Anonymous is not one"),
         (PiGDM(), Saturated(), 0.1, r"^model\.sampler\.init_args\.noise_aware: .*Saturated"),
+        (DDNM(), Saturated(), None, r"^model\.sampler: DDNM needs a linear operator, and Saturated"),
+        (DDNM(), Anonymous(GaussianDeblurring()), 0.1, r"^model\.sampler: with noise DDNM needs .*Anonymous"),
         (PiGDM(project=True), UnitRange(Saturated()), None, r"^model\.sampler\.init_args\.project: .*Saturated"),
     ],
 )  # fmt: skip
@@ -250,6 +270,12 @@ BAD = [
     (DiffPIR, "noise_floor", 0.0),
     (DiffPIR, "inner_steps", 0),
     (PiGDM, "cg_steps", 0),
+    *((DDNM, name, 0) for name in ("steps", "travel_length", "travel_repeats")),
+    *((DAPS, name, 0) for name in ("steps", "ode_steps", "langevin_steps", "tau")),
+    (DAPS, "r_max", 0.01),
+    *((PnPDM, name, 0) for name in ("steps", "denoise_steps", "langevin_steps", "cg_steps", "noise_floor")),
+    (PnPDM, "rho_max", 0.1),
+    (PnPDM, "decay", 1.1),
 ]
 
 
@@ -266,7 +292,7 @@ def test_bad_options(cls: type[Sampler], option: str, value: Any) -> None:
 # --- from the configuration, with the network, from the command
 
 
-@pytest.mark.parametrize("name", ["dps", "pigdm", "ddrm", "diffpir", "ddim"])
+@pytest.mark.parametrize("name", ["dps", "pigdm", "ddrm", "diffpir", "ddim", "ddnm", "daps", "pnpdm"])
 def test_runs_from_yaml(name: str, tmp_path: Path) -> None:
     options = [
         *(f"--config={CONFIGS / file}" for file in ("priors/gaussian.yaml", "tasks/superresolution_2x.yaml")),
@@ -287,7 +313,9 @@ def test_runs_from_yaml(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "sampler", [DPS(3), PiGDM(3), DDRM(3), DiffPIR(3), DDIM(3)], ids=lambda s: type(s).__name__
+    "sampler",
+    [DPS(3), PiGDM(3), DDRM(3), DiffPIR(3), DDIM(3), DDNM(3), DAPS(3, langevin_steps=3), PnPDM(3, 2)],
+    ids=lambda s: type(s).__name__,
 )
 def test_runs_with_a_network(sampler: Sampler, unet: UNet) -> None:
     """In float32; weights that take no gradient let it through."""

@@ -1,0 +1,78 @@
+"""`with_evaluations`: every sampler does as many forward passes as it is told, or a few less."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import CONFIGS, VAL_SHARD
+from torch import Tensor
+
+from reddiff_pl.errors import ConfigError
+from reddiff_pl.physics import SuperResolution
+from reddiff_pl.priors import Gaussian
+from reddiff_pl.restoring.options import RestoreCLI
+from reddiff_pl.samplers import (
+    DAPS,
+    DDIM,
+    DDNM,
+    DDRM,
+    DPS,
+    DiffPIR,
+    PiGDM,
+    PnPDM,
+    ProximalREDDiff,
+    REDDiff,
+    Sampler,
+    SeededNoise,
+    Sequence,
+    run,
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SAMPLERS = [
+    *(cls() for cls in (DDIM, DDNM, DDRM, DPS, DiffPIR, PiGDM, REDDiff, ProximalREDDiff)),
+    DDNM(travel_length=2, travel_repeats=3),
+    DAPS(langevin_steps=2),
+    PnPDM(),
+    REDDiff(antithetic=True),
+    ProximalREDDiff(antithetic=True),
+    ProximalREDDiff(timesteps=[5, 3]),
+    Sequence([DDIM(20), ProximalREDDiff(80)]),
+]
+
+
+class Counted(Gaussian):
+    evaluations = 0
+
+    def eps(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        self.evaluations += 1
+        return super().eps(x_t, t, label)
+
+
+@pytest.mark.parametrize("evaluations", [10, 30, 64, 200])
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda s: type(s).__name__)
+def test_so_many_evaluations(sampler: Sampler, evaluations: int) -> None:
+    prior, physics = Counted((1, 8, 8)), SuperResolution(2)
+    y = torch.ones(1, 1, 4, 4, dtype=torch.float64)
+    before = dict(vars(sampler))
+    run(sampler.with_evaluations(evaluations), y, physics, prior, SeededNoise(0, ["a"]))
+    assert 0.85 * evaluations <= prior.evaluations <= evaluations
+    if isinstance(sampler, (DDIM, DPS, DDRM, DiffPIR, PiGDM, REDDiff, ProximalREDDiff)):
+        assert prior.evaluations == evaluations  # none of them paired with an odd number here
+    assert vars(sampler) == before, "the sampler itself stays as it was"
+
+
+def test_too_few() -> None:
+    for sampler in (REDDiff(), ProximalREDDiff(antithetic=True), DDIM()):
+        with pytest.raises(ConfigError, match=r"^--evaluations: must be at least"):
+            sampler.with_evaluations(0)
+
+
+def test_from_the_command_line(tmp_path) -> None:
+    options = ["--config", str(CONFIGS / "priors" / "gaussian.yaml"), "--data.shards", str(VAL_SHARD)]
+    options += ["--config", str(CONFIGS / "tasks" / "denoising.yaml"), "--out", str(tmp_path)]
+    cli = RestoreCLI("restore", [*options, "--evaluations", "30"])
+    cli.make()
+    assert cli.model.sampler.steps == 15  # antithetic pairs
+    assert cli.config.model.evaluations == 30, "a resumed run compares it"
