@@ -72,7 +72,7 @@ def picture_rows(data: ShardDataModule, run: Run) -> list[Row]:
                         (f"measured, {before:.1f} dB", _picture(sample.y)),
                         (
                             f"restored, {after:.1f} dB",
-                            decode.image(decode.member_bytes(members["png"]), "png", 3),
+                            decode.image(decode.member_bytes(members["png"]), "png", 3).pil(),
                         ),
                     ]
                 )

@@ -10,17 +10,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from reddiff_pl.errors import SampleError
 from reddiff_pl.shards import decode
+from reddiff_pl.shards.picture import Picture
 from reddiff_pl.shards.tar import END, open_tar
 
 
-def to_tensor(image: Image.Image) -> Tensor:
+def to_tensor(image: Picture) -> Tensor:
     """A picture as uint8 (C, H, W)."""
-    array = np.asarray(image)
+    array = np.asarray(image.pil())
     return torch.from_numpy(array[None].copy() if array.ndim == 2 else array.transpose(2, 0, 1).copy())
 
 
@@ -30,12 +29,7 @@ def written(content: bytes, name: str) -> Tensor:
     Raises:
         SampleError: it is damaged.
     """
-    try:
-        with Image.open(io.BytesIO(content)) as head:
-            channels = 1 if head.mode in ("L", "1", "I;16") else 3
-    except Exception as error:  # Pillow's decoders raise many kinds on damaged files
-        raise SampleError(f"{name} is not a readable image ({error})") from error
-    return to_tensor(decode.image(content, name, channels))
+    return to_tensor(decode.image(content, name))
 
 
 def members_of(content: bytes, key: str) -> dict[str, bytes]:

@@ -221,7 +221,7 @@ def encode(image: Image.Image, side: int, exact: bool = False) -> str:
 
 def _steps(content: bytes) -> str:
     try:
-        strip = decode.image(content, "steps.png", 3)
+        strip = decode.image(content, "steps.png", 3).pil()
     except SampleError:
         return ""
     return encode(strip, STEPS_WIDTH, exact=True)

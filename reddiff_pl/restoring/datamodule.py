@@ -18,6 +18,7 @@ from reddiff_pl.errors import ConfigError, SampleError, Stopped
 from reddiff_pl.physics.degrade import Degradation
 from reddiff_pl.physics.noise import MeasurementNoise, NoNoise
 from reddiff_pl.restoring.batch import Batch, Entry, collate
+from reddiff_pl.shards.decode import MAX_PIXELS
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import finished, read_sidecar, total
 from reddiff_pl.shards.lock import holder
@@ -42,6 +43,7 @@ class ShardDataModule(LightningDataModule):
         workers: decoding threads, one core each.
         sigma_y: noise level, on the [0, 1] scale, that is assumed where KEY.json of a measurement has no `sigma_y`;
             "estimate" finds it from each measurement. Default: that of the model's noise.
+        max_pixels: pictures of more pixels are refused before they are decoded.
         out: output directory; finished shards there are skipped. Filled in from --out.
         limit: only the first so many samples of the task, for a preview. Filled in from --limit.
         rank: which task this is. Filled in from --rank or the environment.
@@ -66,6 +68,7 @@ class ShardDataModule(LightningDataModule):
         size: int | None = None,
         workers: int = 2,
         sigma_y: float | Literal["estimate"] | None = None,
+        max_pixels: int = MAX_PIXELS,
         out: str | None = None,
         limit: int | None = None,
         rank: int | None = None,
@@ -84,6 +87,7 @@ class ShardDataModule(LightningDataModule):
             "workers": workers,
             "size": size,
             "limit": limit,
+            "max_pixels": max_pixels,
         }.items():
             if isinstance(value, int) and value < 1:
                 raise ConfigError(f"--data.{name}: must be at least 1, got {value}")
@@ -94,7 +98,7 @@ class ShardDataModule(LightningDataModule):
         if size is not None:
             shape = (shape[0], size, size)
         self.batch_size = 0 if batch_size == "auto" else batch_size  # 0: to be set before the first batch
-        self.workers, self.limit = workers, limit
+        self.workers, self.limit, self.max_pixels = workers, limit, max_pixels
         self.run = Run(out) if out is not None else None
         self.degradation = Degradation(physics, noise or NoNoise(), shape, seed, sigma_y)
         self.retry_failed = retry_failed
@@ -244,7 +248,9 @@ class ShardDataModule(LightningDataModule):
         if isinstance(raw, Failure) or kept:
             return raw
         try:
-            sample = prepare(raw, self.degradation)
+            sample = prepare(raw, self.degradation, self.max_pixels)
+            for note in sample.source.notes if sample.source is not None else ():
+                log.warning("key %s: %s", raw.key, note)
             if self.classes:
                 sample.label = label_of(sample.meta, self.classes, self.default_label)
             return sample

@@ -25,7 +25,7 @@ from reddiff_pl import stop
 from reddiff_pl.errors import TooManyFailed
 from reddiff_pl.restoring.batch import Batch
 from reddiff_pl.restoring.restoration import Restored
-from reddiff_pl.shards import decode
+from reddiff_pl.shards import encode
 from reddiff_pl.shards.reader import Failure, RawSample
 from reddiff_pl.shards.samples import Sample
 
@@ -216,7 +216,7 @@ class ShardOutput(Callback):
 
 
 def _encode(name: str, content: Tensor) -> bytes:
-    return decode.npy(content) if name.endswith(".npy") else decode.png(content)
+    return encode.npy(content) if name.endswith(".npy") else encode.png(content)
 
 
 class Progress(Callback):

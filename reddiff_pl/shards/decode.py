@@ -8,20 +8,42 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from reddiff_pl.errors import SampleError
+from reddiff_pl.shards import ancillary, colour, tiff
+from reddiff_pl.shards.picture import Picture, Source, square, unit, unit_tensor
 from reddiff_pl.shards.plan import IMAGE_SUFFIXES
+
+__all__ = [
+    "Picture",
+    "Source",
+    "array",
+    "array_image",
+    "image",
+    "member_bytes",
+    "metadata",
+    "square",
+    "unit_tensor",
+]
 
 MAX_PIXELS = 100_000_000
 IMAGE_MEMBERS = tuple(suffix[1:] for suffix in IMAGE_SUFFIXES)
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # what Pillow's grey is made with, too
+DATE = re.compile(r"\d{4}(:\d\d){2} \d\d(:\d\d){2}")
+
+# Pillow's warnings name no file; what matters of them is told below. Not by catch_warnings: threads share its state
+warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
+Image.MAX_IMAGE_PIXELS = None  # the limit below is looked at before anything is decoded, and has an option
 
 
 def member_bytes(member: bytes | Path) -> bytes:
@@ -34,72 +56,184 @@ def member_bytes(member: bytes | Path) -> bytes:
         raise SampleError(f"{member}: {error.strerror}") from error
 
 
-def image(content: bytes, name: str, channels: int) -> Image.Image:
-    """Decode an image of any usual kind: turned as EXIF says, grey or RGB, 8 bit.
+def image(content: bytes, name: str, channels: int | None = None, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Decode an image of any usual kind at its own depth: turned as EXIF says, in sRGB's colours, alpha apart.
 
-    Transparent images are laid on white; 16-bit greys are scaled to 8 bit.
+    An ICC profile is applied; CMYK, YCCK, LAB and palettes become RGB; 12-bit, signed and 32-bit TIFFs become
+    floats by the range of their type. The colours under transparency are those that are stored.
 
     Args:
         content: the file.
         name: its name, for messages.
-        channels: 1 for grey, 3 for RGB.
+        channels: 1 for grey, 3 for RGB, another number for exactly so many; None: as many as the file has.
+        max_pixels: more are refused before they are decoded.
 
     Raises:
-        SampleError: it is not an image, damaged, or has more than `MAX_PIXELS` pixels.
+        SampleError: it is not an image, damaged, animated, of several pages, of unknown range, of other channels,
+            or too large.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is stricter
-            picture: Image.Image = Image.open(io.BytesIO(content))
-        if picture.width * picture.height > MAX_PIXELS:
-            raise SampleError(
-                f"{name} has {picture.width}x{picture.height} pixels, more than the limit of {MAX_PIXELS}"
-            )
-        picture.load()
-        picture = ImageOps.exif_transpose(picture)
+        try:
+            picture = _decoded(content, name, max_pixels, None)
+        except SampleError:
+            raise
+        except Exception:
+            # damaged or outsized metadata must not cost the picture
+            if (rest := ancillary.stripped(content)) is None:
+                raise
+            note = f"{name}: its metadata are damaged or too large, and were left out"
+            picture = _decoded(rest[0], name, max_pixels, rest[1], (note,))
     except SampleError:
         raise
-    except Image.DecompressionBombError as error:
-        raise SampleError(f"{name} has more pixels than the limit of {MAX_PIXELS}") from error
     except UnidentifiedImageError as error:  # whose text is that of a Python object
         raise SampleError(
             f"{name} is not a readable image (of no known kind); replace it or leave it out"
         ) from error
-    except Exception as error:  # Pillow's decoders raise many kinds on damaged files
+    except Exception as error:  # decoders raise many kinds on damaged files
         raise SampleError(f"{name} is not a readable image ({error}); replace it or leave it out") from error
-    if picture.mode == "F":
-        raise SampleError(f"{name} holds floating-point pixels of unknown range; store them as .npy")
-    if picture.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip it
-        values = np.asarray(picture).astype(np.float64) / 257
-        picture = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
-    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        background = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(background, picture)
-    return picture.convert("RGB" if channels == 3 else "L")
+    return Picture(_fitted(picture, name, channels), picture.source)
 
 
-def square(picture: Image.Image, size: int, name: str) -> Image.Image:
-    """Centre-crop to a square and reduce to size x size pixels.
+def _decoded(
+    content: bytes, name: str, max_pixels: int, profile: bytes | None, notes: tuple[str, ...] = ()
+) -> Picture:
+    """A picture with the channels that it has."""
+    page = tiff.read(content, name, max_pixels) if content[:4] in TIFF_STARTS else tiff.Page(None)
+    if page.pixels is not None:
+        notes += page.notes
+        pixels, alpha, bits, date = page.pixels, page.alpha, page.bits, page.date
+        profile, orientation, inks = page.profile, page.orientation, page.cmyk
+    else:
+        opened: Image.Image = Image.open(io.BytesIO(content))
+        if opened.width * opened.height > max_pixels:
+            raise SampleError(
+                f"{name} has {opened.width}x{opened.height} pixels, more than the limit of {max_pixels} "
+                "(data.max_pixels)"
+            )
+        # of a MPO, as telephones write them, the first picture is the photo, the others are its depth or brightness
+        if (frames := getattr(opened, "n_frames", 1)) > 1 and opened.format != "MPO":
+            raise SampleError(f"{name} has {frames} frames; store each as a file of its own")
+        if _is_deep_png(content):
+            pixels, alpha, bits = _deep_png(content)
+            inks = False
+        else:
+            opened.load()
+            pixels, alpha, bits, inks = _pillow_pixels(opened, name)
+        profile = profile or opened.info.get("icc_profile")
+        orientation, date, readable = _exif(opened)
+        if not readable:
+            notes += (f"{name}: its EXIF data are damaged, and were left out",)
+    if profile:
+        try:
+            pixels, inks = colour.to_srgb(pixels, profile), False
+        except ValueError as error:
+            notes += (f"{name}: its colour profile was left out ({error})",)
+    if inks:
+        pixels = _without_inks(pixels)
+    pixels = _turned(pixels, orientation)
+    plane = None if alpha is None else torch.from_numpy(_turned(alpha, orientation)[None].copy())
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    return Picture(pixels, Source(name, bits, channels, plane, date, notes))
 
-    Raises:
-        SampleError: the picture is smaller than that; it is never enlarged.
-    """
-    side = min(picture.size)
-    if side < size:
+
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def _is_deep_png(content: bytes) -> bool:
+    """Whether it is a PNG of 16 bits, which Pillow cuts to 8 where it has colours."""
+    return content.startswith(ancillary.PNG_SIGNATURE) and content[24:25] == b"\x10"
+
+
+def _deep_png(content: bytes) -> tuple[NDArray[Any], NDArray[Any] | None, int]:
+    import imagecodecs
+
+    pixels = imagecodecs.png_decode(content)
+    if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
+        colours = pixels[..., 0] if pixels.shape[2] == 2 else pixels[..., :3]
+        return colours, pixels[..., -1], 16
+    return (pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels), None, 16
+
+
+def _pillow_pixels(opened: Image.Image, name: str) -> tuple[NDArray[Any], NDArray[Any] | None, int, bool]:
+    """(pixels, alpha, bits, whether these are inks) of a loaded picture."""
+    mode = opened.mode
+    if mode == "F":
         raise SampleError(
-            f"{name} has {picture.width}x{picture.height} pixels, smaller than data.size {size}; "
-            "images are never enlarged"
+            f"{name} holds floating-point pixels of unknown range; store them as .npy, in [0, 1]"
         )
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    picture = picture.crop((left, top, left + side, top + side))
-    return picture if side == size else picture.resize((size, size), Image.Resampling.LANCZOS)
+    if mode.startswith("I"):
+        values = np.asarray(opened)
+        if values.min() < 0 or values.max() > 65535:
+            raise SampleError(f"{name} holds 32-bit pixels of unknown range; store them as .npy, in [0, 1]")
+        return values.astype(np.uint16), None, 16, False
+    if mode == "1":
+        return np.asarray(opened.convert("L")), None, 1, False
+    if mode == "LAB":
+        from PIL import ImageCms
+
+        profiles = (ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"))
+        opened.info.pop("icc_profile", None)
+        converted = ImageCms.profileToProfile(opened, *profiles, outputMode="RGB")
+        assert converted is not None
+        return np.asarray(converted), None, 8, False
+    if mode == "CMYK":
+        return np.asarray(opened), None, 8, True
+    if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in opened.info:
+        grey = mode in ("L", "LA", "La")
+        both = np.asarray(opened.convert("RGBA"))
+        return (both[..., 0] if grey else both[..., :3]), both[..., 3], 8, False
+    return np.asarray(opened if mode in ("L", "RGB") else opened.convert("RGB")), None, 8, False
 
 
-def unit_tensor(picture: Image.Image) -> Tensor:
-    """(C, H, W), float32 in [0, 1]."""
-    array = np.asarray(picture, dtype=np.float32) / 255
-    return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
+def _exif(opened: Image.Image) -> tuple[int, str | None, bool]:
+    """(orientation, date, whether they could be read)."""
+    try:
+        if data := opened.info.get("exif"):
+            Image.Exif().load(data)  # of damaged ones `getexif` complains once, when the file is opened
+        exif = opened.getexif()
+        date = exif.get_ifd(0x8769).get(0x9003) or exif.get(0x0132)
+        orientation = exif.get(0x0112, 1)
+    except Exception:  # Pillow raises many kinds on damaged ones
+        return 1, None, False
+    date = date if isinstance(date, str) and DATE.fullmatch(date) else None
+    return (orientation if orientation in range(1, 9) else 1), date, True
+
+
+def _turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Stored pixels as EXIF's orientation wants them seen."""
+    if orientation > 4:  # rows are columns
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels
+
+
+def _without_inks(pixels: NDArray[Any]) -> NDArray[Any]:
+    """CMYK of no profile to RGB, as Pillow does it."""
+    if pixels.dtype == np.uint8:
+        return np.asarray(Image.fromarray(pixels, "CMYK").convert("RGB"))
+    inks = unit(pixels)
+    colours = (1 - inks[..., :3]) * (1 - inks[..., 3:])
+    return (colours * 65535).round().astype(np.uint16) if pixels.dtype == np.uint16 else colours
+
+
+def _fitted(picture: Picture, name: str, channels: int | None) -> NDArray[Any]:
+    """Pixels of so many channels: colours to grey, grey to equal colours; other numbers must be there."""
+    pixels, found = picture.pixels, picture.source.channels
+    if channels is None or found == channels:
+        return pixels
+    if found == 1 and channels == 3:
+        return np.repeat(pixels[..., None], 3, 2)
+    if found == 3 and channels == 1:
+        if pixels.dtype == np.uint8:
+            return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))
+        grey = pixels.astype(np.float32) @ LUMA
+        return grey if pixels.dtype == np.float32 else grey.round().astype(pixels.dtype)
+    raise SampleError(
+        f"{name} has {found} channels, expected {channels}; store its channels as .npy, in [0, 1]"
+    )
 
 
 def array(content: bytes, name: str) -> Tensor:
@@ -108,9 +242,48 @@ def array(content: bytes, name: str) -> Tensor:
     Raises:
         SampleError: it is damaged, or holds objects.
     """
+    values = _loaded(content, name)
+    return torch.from_numpy(values.astype(np.complex64 if np.iscomplexobj(values) else np.float32))
+
+
+def array_image(content: bytes, name: str, channels: int, max_pixels: int = MAX_PIXELS) -> Picture:
+    """A .npy file that holds an image, (C, H, W) or (H, W): floats on the [0, 1] scale, neither scaled nor clipped.
+
+    uint8 and uint16 are taken as a file of so many bits; a complex (H, W) as two channels, its real and its
+    imaginary part.
+
+    Args:
+        content: the file.
+        name: its name, for messages.
+        channels: how many it must have.
+        max_pixels: more are refused.
+
+    Raises:
+        SampleError: it is damaged, not finite, of another shape or type, or too large.
+    """
+    values = _loaded(content, name)
+    if np.iscomplexobj(values) and values.ndim == 2:
+        values = np.stack([values.real, values.imag])
+    planes = values[None] if values.ndim == 2 else values
+    if planes.ndim != 3 or len(planes) != channels:
+        raise SampleError(f"{name} has shape {values.shape}, expected ({channels}, height, width)")
+    if planes.shape[1] * planes.shape[2] > max_pixels:
+        raise SampleError(
+            f"{name} has {planes.shape[2]}x{planes.shape[1]} pixels, more than the limit of {max_pixels} "
+            "(data.max_pixels)"
+        )
+    bits = {"uint8": 8, "uint16": 16}.get(planes.dtype.name, 0)
+    if not bits and planes.dtype.kind != "f":
+        raise SampleError(f"{name} holds {planes.dtype}, expected floats in [0, 1], uint8 or uint16")
+    if not np.isfinite(planes).all():
+        raise SampleError(f"{name} holds NaN or infinite values")
+    planes = planes if bits else planes.astype(np.float32)
+    return Picture(planes[0] if channels == 1 else np.moveaxis(planes, 0, 2), Source(name, bits, channels))
+
+
+def _loaded(content: bytes, name: str) -> NDArray[Any]:
     try:
-        values = np.load(io.BytesIO(content), allow_pickle=False)
-        return torch.from_numpy(values.astype(np.complex64 if np.iscomplexobj(values) else np.float32))
+        return np.load(io.BytesIO(content), allow_pickle=False)
     except Exception as error:  # numpy raises many kinds on damaged files
         raise SampleError(f"{name} is not a readable array: {error}") from error
 
@@ -128,18 +301,3 @@ def metadata(content: bytes, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise SampleError(f"{name} is not a JSON object")
     return value
-
-
-def png(picture: Tensor) -> bytes:
-    """A PNG of (C, H, W) uint8."""
-    array = picture.permute(1, 2, 0).cpu().numpy()
-    out = io.BytesIO()
-    Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).save(out, "PNG", compress_level=4)
-    return out.getvalue()
-
-
-def npy(values: Tensor) -> bytes:
-    """A .npy file of a tensor."""
-    out = io.BytesIO()
-    np.save(out, values.cpu().numpy())
-    return out.getvalue()

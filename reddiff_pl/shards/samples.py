@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from reddiff_pl.errors import SampleError
 from reddiff_pl.physics.binding import binary_parameters, parameter_names, parameters_of_file
 from reddiff_pl.physics.degrade import Degradation
-from reddiff_pl.shards import decode
+from reddiff_pl.shards import decode, encode
+from reddiff_pl.shards.picture import Picture, Source
 from reddiff_pl.shards.reader import RawSample
 
 
@@ -31,6 +31,7 @@ class Sample:
         meta: its metadata, passed through.
         label: its class, where the prior takes labels.
         noise_std: standard deviation of the measurement's noise, in y's units.
+        source: the file that the measurement, or the clean image, was read from.
     """
 
     index: int
@@ -41,13 +42,19 @@ class Sample:
     meta: dict[str, Any]
     label: int | None = None
     noise_std: float = 0.0
+    source: Source | None = None
 
 
-def prepare(raw: RawSample, degradation: Degradation) -> Sample:
+def prepare(raw: RawSample, degradation: Degradation, max_pixels: int = decode.MAX_PIXELS) -> Sample:
     """Decode a sample, and degrade it where it is a clean image.
 
-    A sample with a member y is a measurement; one with a bare image (`KEY.jpg`) is clean, and also its own
-    reference.
+    A sample with a member y is a measurement; one with a bare image (`KEY.jpg`, `KEY.npy`) is clean, and also its
+    own reference.
+
+    Args:
+        raw: its files.
+        degradation: the operator and the noise.
+        max_pixels: larger pictures are refused.
 
     Raises:
         SampleError: what is wrong with it.
@@ -56,32 +63,33 @@ def prepare(raw: RawSample, degradation: Degradation) -> Sample:
     members = raw.members
     meta = decode.metadata(decode.member_bytes(members["json"]), "json") if "json" in members else {}
     given = _parameters(raw, degradation)
+    reference = reference_picture(members, degradation.shape, max_pixels)
+    x = None if reference is None else 2 * decode.unit_tensor(reference) - 1
 
-    if "y.npy" in members or (y_image := image_member(members, "y.")):
+    if is_measured(members):
         if "y.npy" in members:
             y = decode.array(decode.member_bytes(members["y.npy"]), "y.npy")
+            source = Source("y.npy", bits=0, channels=channels)
         else:
-            content = decode.member_bytes(members[y_image])
-            picture = decode.image(content, y_image, channels)
+            name = image_member(members, "y.")
+            content = decode.member_bytes(members[name])
+            picture = decode.image(content, name, channels, max_pixels)
+            source = picture.source
             given = {**parameters_of_file(degradation.physics, content), **given}
             # [0, 1] in the operator's own range
             y = degradation.scale * decode.unit_tensor(picture) - (degradation.scale - 1)
         y, params = degradation.accept(y, raw.key, given)
-        reference = reference_picture(members, degradation.shape)
-        x = None if reference is None else 2 * decode.unit_tensor(reference) - 1
         noise_std = degradation.noise_std(y, params, meta.get("sigma_y", degradation.sigma_y))
-        return Sample(raw.index, raw.key, y, params, x, meta, noise_std=noise_std)
+        return Sample(raw.index, raw.key, y, params, x, meta, noise_std=noise_std, source=source)
 
-    reference = reference_picture(members, degradation.shape)
-    if reference is None:
+    if x is None or reference is None:
         names = ", ".join(sorted(members)) or "nothing"
         raise SampleError(
             f"no measurement: expected KEY.y.npy, KEY.y.png or a clean image such as KEY.jpg, found {names}"
         )
-    x = 2 * decode.unit_tensor(reference) - 1
     y, params = degradation(x, raw.key, given)
     noise_std = degradation.noise_std(y, params, degradation.sigma_y)
-    return Sample(raw.index, raw.key, y, params, x, meta, noise_std=noise_std)
+    return Sample(raw.index, raw.key, y, params, x, meta, noise_std=noise_std, source=reference.source)
 
 
 def label_of(meta: Mapping[str, Any], classes: int, default: int | None) -> int:
@@ -101,23 +109,31 @@ def label_of(meta: Mapping[str, Any], classes: int, default: int | None) -> int:
     return label
 
 
-def reference_picture(members: dict[str, bytes | Path], shape: tuple[int, int, int]) -> Image.Image | None:
+def reference_picture(
+    members: Mapping[str, bytes | Path], shape: tuple[int, int, int], max_pixels: int = decode.MAX_PIXELS
+) -> Picture | None:
     """A sample's reference as the run takes it; None without one.
 
-    The bare image (`KEY.jpg`) of a clean sample, cropped and reduced; `KEY.x.png` of one that brings a measurement.
+    The bare image (`KEY.jpg`, `KEY.npy`) of a clean sample, cropped and reduced; `KEY.x.png` or `KEY.x.npy` of one that
+    brings a measurement.
 
     Args:
         members: its files.
         shape: (C, H, W) of the run's images.
+        max_pixels: larger pictures are refused.
 
     Raises:
         SampleError: it is damaged, or has the wrong size.
     """
     channels, height, width = shape
-    measured = "y.npy" in members or bool(image_member(members, "y."))
-    if not (name := image_member(members, "x." if measured else "")):
+    measured = is_measured(members)
+    prefix = "x." if measured else ""
+    if name := image_member(members, prefix):
+        picture = decode.image(decode.member_bytes(members[name]), name, channels, max_pixels)
+    elif (name := f"{prefix}npy") in members:
+        picture = decode.array_image(decode.member_bytes(members[name]), name, channels, max_pixels)
+    else:
         return None
-    picture = decode.image(decode.member_bytes(members[name]), name, channels)
     if not measured:
         return decode.square(picture, width, name)
     if picture.size != (width, height):
@@ -125,7 +141,12 @@ def reference_picture(members: dict[str, bytes | Path], shape: tuple[int, int, i
     return picture
 
 
-def image_member(members: dict[str, bytes | Path], prefix: str) -> str:
+def is_measured(members: Mapping[str, bytes | Path]) -> bool:
+    """Whether a sample brings a measurement, `KEY.y.npy` or `KEY.y.png`, and is not a clean image."""
+    return "y.npy" in members or bool(image_member(members, "y."))
+
+
+def image_member(members: Mapping[str, bytes | Path], prefix: str) -> str:
     """The member with this prefix and the suffix of an image; empty without one."""
     return next((prefix + suffix for suffix in decode.IMAGE_MEMBERS if prefix + suffix in members), "")
 
@@ -150,11 +171,11 @@ def members_of(sample: Sample, noise_free: bool, scale: float) -> list[tuple[str
     for name, value in sample.params.items():
         is_mask = value.ndim == 3 and len(value) in (1, 3) and bool(((value == 0) | (value == 1)).all())
         if is_mask and len(value) == 1:
-            members.append((f"{name}.png", decode.png((value * 255).byte())))
+            members.append((f"{name}.png", encode.png((value * 255).byte())))
         else:
-            members.append((f"{name}.npy", decode.npy(value)))
+            members.append((f"{name}.npy", encode.npy(value)))
     if sample.x is not None:
-        members.append(("x.png", decode.png(to_uint8(sample.x))))
+        members.append(("x.png", encode.png(to_uint8(sample.x))))
     return members
 
 
@@ -165,8 +186,8 @@ def _measurement_member(y: Tensor, noise_free: bool, scale: float) -> tuple[str,
         levels = ((y + offset) / scale * 255).round()
         exact = bool((scale * (levels / 255) - offset == y).all())
         if exact and bool(((levels >= 0) & (levels <= 255)).all()):
-            return "y.png", decode.png(levels.byte())
-    return "y.npy", decode.npy(y)
+            return "y.png", encode.png(levels.byte())
+    return "y.npy", encode.npy(y)
 
 
 def to_uint8(x: Tensor) -> Tensor:

@@ -151,15 +151,16 @@ class PhotoCrops(LightningDataModule):
                 if "json" in raw.members
                 else {}
             )
-            picture = decode.image(decode.member_bytes(raw.members[name]), name, self.channels)
+            content = decode.member_bytes(raw.members[name])
+            picture = decode.image(content, name, self.channels).on_white()
             whole = decode.square(picture, self.size, name)
             if min(picture.size) < self.scales[-1]:
                 raise SampleError(f"{name} is smaller than data.min_scale {self.scales[-1]}")
         except SampleError as error:
             return f"{raw.key}: {' '.join(str(error).split())}"
         if self._is_held_out(raw.key, meta):
-            return _chw(whole)
-        return reduced(picture, self.scales)
+            return _chw(whole.pil())
+        return reduced(picture.pil(), self.scales)
 
     def _is_held_out(self, key: str, meta: dict[str, Any]) -> bool:
         modulus, remainder = self.holdout

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from reddiff_pl.files import write_atomically
-from reddiff_pl.shards import decode
+from reddiff_pl.shards import encode
 from reddiff_pl.training import files, heldout
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def validate(training: PriorTraining) -> None:
             _eps(training, pick), shape, training.abar, training.sample_steps, training.seed
         )
         training.files.grid(training.step).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(training.files.grid(training.step), decode.png(heldout.grid(pictures)))
+        write_atomically(training.files.grid(training.step), encode.png(heldout.grid(pictures)))
     training.network.train()
     record = {
         "step": training.step,

@@ -84,28 +84,36 @@ def test_grey_becomes_three_equal_channels_and_colour_one_grey():
 
 
 def test_16_bit_greys_keep_their_tone():
-    """257 values of 16 bit are one of 8; clipping at 255 would turn nearly all of them white."""
+    """All levels stay; shown in 8 bit, 257 of them are one, where clipping would turn nearly all white."""
     ramp = np.linspace(0, 65535, 256 * 16).reshape(16, 256).astype(np.uint16)
     values = decoded(save(Image.fromarray(ramp), "PNG"), channels=1)
-    assert np.abs(values - ramp / 257).max() <= 0.51
+    assert (values == ramp).all()
+    picture = decode.image(save(Image.fromarray(ramp), "PNG"), "photo", 1)
+    assert np.abs(np.asarray(picture.pil()) - ramp / 257).max() <= 0.51
 
 
-def test_transparency_is_white():
+def test_alpha_stands_apart_and_the_colours_are_those_stored():
     picture = scene().convert("RGBA")
-    picture.putalpha(0)
-    assert (decoded(save(picture, "PNG")) == 255).all()
+    alpha = np.arange(64 * 96, dtype=np.int64).reshape(64, 96).astype(np.uint8)
+    picture.putalpha(Image.fromarray(alpha))
+    read = decode.image(save(picture, "PNG"), "photo", 3)
+    assert (np.asarray(read) == PLAIN).all() and (read.source.alpha.numpy()[0] == alpha).all()
+    white = read.on_white().pil()
+    assert white.getpixel((0, 0)) == (255, 255, 255), "there it is transparent"
     palette = scene().convert("P")
-    assert (decoded(save(palette, "PNG", transparency=palette.getpixel((0, 0))))[0, 0] == 255).all()
+    read = decode.image(save(palette, "PNG", transparency=palette.getpixel((0, 0))), "photo", 3)
+    assert read.source.alpha[0, 0, 0] == 0 and read.source.alpha[0, -1, -1] == 255
 
 
 def test_photos_are_cropped_in_the_middle_and_reduced_never_enlarged():
-    square = decode.square(scene(), 64, "photo")
+    photo = decode.image(save(scene(), "PNG"), "photo")
+    square = decode.square(photo, 64, "photo")
     assert (np.asarray(square) == PLAIN[:, 16:80]).all(), "no resampling where the size fits"
-    half = decode.square(scene(), 32, "photo")
+    half = decode.square(photo, 32, "photo")
     assert half.size == (32, 32)
     assert np.abs(np.asarray(half)[20, 4].astype(int) - PLAIN[40, 24]).max() <= 2
     with pytest.raises(SampleError, match=r"96x64 pixels, smaller than data\.size 65"):
-        decode.square(scene(), 65, "photo")
+        decode.square(photo, 65, "photo")
 
 
 def test_a_folder_of_them_all(tmp_path):
