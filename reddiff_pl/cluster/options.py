@@ -103,8 +103,11 @@ def restore_options(restore: Sequence[str]) -> dict[str, Any]:
         name = name.replace("_", "-")
         if name in ("--config", "-c"):
             found.update(_config_file(value))
-        elif name in ("--data.shards", "--data.images", "--out"):
+        elif name in ("--data.shards", "--data.images", "--data.measured", "--out"):
             found[name[2:]] = yaml.safe_load(value) if value.startswith("[") else value
+        elif name.startswith("--data.params."):
+            parameter = item.partition("=")[0].removeprefix("--data.params.")
+            found["data.params"] = {**found.get("data.params", {}), parameter: value}
         elif name in ("--overwrite", "--retry-failed", "--rank", "--world"):
             found[name[2:]] = yaml.safe_load(value)
     return found
@@ -117,7 +120,7 @@ def _config_file(path: str) -> Iterator[tuple[str, Any]]:
         for name in ("out", "overwrite", "retry_failed", "rank", "world"):
             if content.get(name) is not None:
                 yield name.replace("_", "-"), content[name]
-        for name in ("shards", "images"):
+        for name in ("shards", "images", "measured", "params"):
             if data.get(name) is not None:
                 yield f"data.{name}", data[name]
     except OSError as error:

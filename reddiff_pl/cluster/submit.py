@@ -78,7 +78,8 @@ def submit(argv: list[str]) -> int:
 
 def _print_plan(run: Run, given: Mapping[str, Any], tasks: int) -> int:
     """Print what is to do; returns the number of shards that are not finished."""
-    shards = plan(given.get("data.shards"), given.get("data.images"))
+    named = {name: given.get(f"data.{name}") for name in ("shards", "images", "measured", "params")}
+    shards = plan(**named, out=run.out)
     left = sum(finished(run, shard.name) is None for shard in shards)
     each = -(-left // tasks)
     print(f"shards    {len(shards)}, {len(shards) - left} finished, {left} to do -> {run.shards}")

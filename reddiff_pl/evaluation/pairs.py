@@ -102,7 +102,7 @@ class Results:
     Args:
         out: output directory of the run.
         inputs: where its inputs are, if no longer where config.yaml says: tars as --data.shards takes them, or,
-            for a run on a folder of images, that folder.
+            for a run on a folder, that folder.
         partial: also shards that are still being written, as far as they are whole.
 
     Attributes:
@@ -141,16 +141,19 @@ class Results:
     def _find_inputs(self, given: str | None) -> dict[str, Shard]:
         data = self.config.get("data")
         data = data if isinstance(data, Mapping) else {}
-        shards, images = data.get("shards"), data.get("images")
+        kinds = ("shards", "images", "measured")
+        named = {kind: data.get(kind) for kind in kinds}
+        shards = named["shards"]
         if given is not None:
-            shards, images = (None, given) if images is not None else (given, None)
+            kind = next((kind for kind in kinds if named[kind] is not None), "shards")
+            named = {kind: given}
         elif any("pipe:" in str(url) for url in (shards if isinstance(shards, list) else [shards])):
             self.notes.append(
                 "no references: config.yaml names a command (pipe:); give it as --inputs to run it"
             )
             return {}
         try:
-            return {shard.name: shard for shard in plan(shards, images)}
+            return {shard.name: shard for shard in plan(**named, params=data.get("params"), out=self.run.out)}
         except (ConfigError, TypeError, AttributeError) as error:
             if given is not None:
                 raise ConfigError(f"--inputs: {error}") from error

@@ -100,6 +100,11 @@ def configured_parameters(physics: Physics) -> dict[str, Tensor]:
     }
 
 
+def flat_parameters(physics: Physics, shape: Shape) -> set[str]:
+    """Names of those that are (height, width) with no channel, for images of a shape."""
+    return {name for name, fits in _shapes(physics, shape).items() if all(len(fit) == 2 for fit in fits)}
+
+
 def draw_parameters(
     physics: Physics, shape: Shape, generator: torch.Generator, given: Collection[str] = ()
 ) -> dict[str, Tensor]:

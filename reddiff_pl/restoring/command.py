@@ -17,7 +17,7 @@ from reddiff_pl.restoring.physics_yaml import check_parsed, parse_with, physics_
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import total
 from reddiff_pl.shards.placement import place
-from reddiff_pl.shards.plan import plan
+from reddiff_pl.shards.plan import folder_mark, plan
 from reddiff_pl.shards.publishing import publish, publish_missing
 
 log = logging.getLogger(__name__)
@@ -44,9 +44,10 @@ def parse_restore(argv: list[str]) -> RestoreCLI:
             "--trainer.precision: leave it at 32; the network's is --model.prior.init_args.precision"
         )
     if cli.config.model.physics is None:
-        shards = plan(cli.config.data.shards, cli.config.data.images)
+        data = cli.config.data
+        shards = plan(data.shards, data.images, data.measured, data.params, cli.config.out)
         trust = cli.config.trust_physics
-        if path := physics_beside(shards[0].url, trust):
+        if path := physics_beside(shards[0].place, trust):
             given = cli.config.model.noise  # the user's own, which wins
             cli = parse_with(path, trust, lambda first: RestoreCLI("restore", [*first, *argv]))
             model = cli.config.model
@@ -61,6 +62,7 @@ def restore_with(cli: RestoreCLI) -> int:
     run = prepare_output(cli)
     cli.make()
     cli.model.check(cli.datamodule.degradation.shape)
+    tell_inputs(cli.datamodule, ", then restored")
     stop.check()
 
     fingerprint = cli.model.prior.fingerprint()
@@ -68,7 +70,7 @@ def restore_with(cli: RestoreCLI) -> int:
     if automatic:  # once for a run: the tasks that come later take the number of the first
         device = cli.trainer.strategy.root_device
         cli.config.data.batch_size = batch_size_there(run) or choose(cli.model, cli.datamodule, device)
-    guard(run, cli.resolved(), fingerprint, any_batch_size=automatic)
+    guard(run, cli.resolved(), fingerprint, automatic, folder_mark(cli.datamodule.all_shards))
     if automatic:
         cli.datamodule.batch_size = batch_size_there(run) or cli.config.data.batch_size
     cli.model.should_stop = cli.datamodule.should_stop = stop.requested
@@ -107,10 +109,25 @@ def prepare_output(cli: RestoreCLI) -> Run:
     return run
 
 
+def tell_inputs(data: ShardDataModule, then: str = "") -> None:
+    """Say what a folder was taken for, and what of it is not looked at; once for all tasks."""
+    if data.rank:
+        return
+    shape = data.degradation.shape
+    if line := data.inputs.line(
+        f"cropped to {shape[2]}x{shape[1]}, degraded by {data.inputs.operator}{then}"
+    ):
+        log.info("%s", line)
+    if line := data.inputs.not_looked_at():
+        log.warning("%s", line)
+
+
 def summary(run: Run, data: ShardDataModule) -> int:
     """Say what became of this task's shards. Judged by the shards themselves: a loop may end early in silence."""
     totals = total(run, [shard.name for shard in data.shards])
     log.info("%s -> %s", totals.line(), run.shards)
+    if not data.rank and (line := data.inputs.not_looked_at()):
+        log.warning("%s", line)
     if totals.unfinished > len(set(data.held)) and data.limit is None:
         log.error("%d shards are not finished; run the same command again to go on", totals.unfinished)
         return CRASHED

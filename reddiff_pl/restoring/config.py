@@ -18,7 +18,9 @@ from reddiff_pl.shards.lock import ShardLock, holder
 log = logging.getLogger(__name__)
 
 
-def guard(run: Run, resolved: str, prior_sha256: str, any_batch_size: bool = False) -> None:
+def guard(
+    run: Run, resolved: str, prior_sha256: str, any_batch_size: bool = False, folder: str | None = None
+) -> None:
     """Leave the resolved configuration in OUT, or compare with the one that is there.
 
     What changes results must be the same in every task and on every resume: the model (prior, physics, sampler,
@@ -29,11 +31,13 @@ def guard(run: Run, resolved: str, prior_sha256: str, any_batch_size: bool = Fal
         resolved: the configuration as YAML.
         prior_sha256: the prior's fingerprint.
         any_batch_size: take another batch size as it is.
+        folder: the mark of a folder of inputs (`plan.folder_mark`).
 
     Raises:
         ConfigError: the directory holds results of another configuration.
     """
-    text = f"# prior_sha256: {prior_sha256}\n{resolved}"
+    mark = f"# folder: {folder}\n" if folder else ""
+    text = f"# prior_sha256: {prior_sha256}\n{mark}{resolved}"
     run.out.mkdir(parents=True, exist_ok=True)
     temporary = run.config.with_name(f".config.{os.getpid()}")
     temporary.write_text(text)
@@ -46,6 +50,11 @@ def guard(run: Run, resolved: str, prior_sha256: str, any_batch_size: bool = Fal
     finally:
         temporary.unlink()
     there, mine = _identity(run.config.read_text()), _identity(text)
+    if there.pop("folder") != mine.pop("folder"):
+        raise ConfigError(
+            f"--data.images, --data.measured: the files in the folder are not those that {run.out} was begun with; "
+            "choose another --out, or add images in a folder of their own"
+        )
     was, now = there.pop("data.batch_size"), mine.pop("data.batch_size")
     if was != now and not any_batch_size:
         log.warning(
@@ -99,8 +108,11 @@ def _identity(text: str) -> dict[str, Any]:
     flat["seed"] = config.get("seed")
     data = config.get("data") or {}
     flat |= {f"data.{key}": data.get(key) for key in ("size", "sigma_y", "batch_size")}
+    flat |= {f"data.{key}": data.get(key) or None for key in ("params", "invert_mask")}
     found = re.search(r"^# prior_sha256: (\w+)", text)
     flat["prior_sha256"] = found.group(1) if found else None
+    mark = re.search(r"^# folder: (.+)", text, re.MULTILINE)
+    flat["folder"] = mark.group(1) if mark else None
     return flat
 
 

@@ -18,12 +18,13 @@ from reddiff_pl.errors import ConfigError, SampleError, Stopped
 from reddiff_pl.physics.degrade import Degradation
 from reddiff_pl.physics.noise import MeasurementNoise, NoNoise
 from reddiff_pl.restoring.batch import Batch, Entry, collate
+from reddiff_pl.restoring.inputs import Inputs
 from reddiff_pl.shards.decode import MAX_PIXELS
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import finished, read_sidecar, total
 from reddiff_pl.shards.lock import holder
 from reddiff_pl.shards.placement import place
-from reddiff_pl.shards.plan import Shard, assigned, plan
+from reddiff_pl.shards.plan import Shard, assigned
 from reddiff_pl.shards.reader import Failure, RawSample, read_shard
 from reddiff_pl.shards.samples import label_of, prepare
 from reddiff_pl.shards.writer import ShardWriter
@@ -32,11 +33,17 @@ log = logging.getLogger(__name__)
 
 
 class ShardDataModule(LightningDataModule):
-    """Streams shards, or a folder of images, to the restoration.
+    """Streams shards, or a folder, to the restoration.
 
     Args:
         shards: input tars: paths, URLs, braces, wildcards; or a list of them.
         images: a folder of clean images instead, degraded on the fly.
+        measured: a folder of measurements instead, such as damaged photos: NAME.jpg, and beside it what belongs to
+            it, NAME.mask.png, NAME.kernel.npy, NAME.x.png (reference), NAME.json. Folders below it are kept in the
+            names.
+        params: {parameter of the operator: where it is for samples that do not bring it}, a folder with a file of the
+            same name for each image, or one file for all.
+        invert_mask: masks are white where pixels are missing.
         batch_size: images restored together. A batch always has this size; the last one is padded. "auto" measures
             the largest one that pays on the GPU (without one: 8); all tasks of a run take the first one's.
         size: side of the square that clean images are reduced to, in pixels. Default: the prior's.
@@ -64,6 +71,9 @@ class ShardDataModule(LightningDataModule):
         self,
         shards: str | list[str] | None = None,
         images: str | None = None,
+        measured: str | None = None,
+        params: dict[str, str] | None = None,
+        invert_mask: bool = False,
         batch_size: int | Literal["auto"] = 8,
         size: int | None = None,
         workers: int = 2,
@@ -104,7 +114,9 @@ class ShardDataModule(LightningDataModule):
         self.retry_failed = retry_failed
         self.classes, self.default_label = classes, default_label
         self.rank, self.world = place(rank, world)
-        self.all_shards = plan(shards, images)
+        self.inputs = Inputs(shards, images, measured, params, out, self.degradation)
+        self.invert_mask = invert_mask
+        self.all_shards = self.inputs.all
         self.shards = assigned(self.all_shards, self.rank, self.world)
         self.held: list[str] = []  # shards that other tasks were writing
         self.should_stop: Callable[[], bool] = lambda: False
@@ -178,8 +190,8 @@ class ShardDataModule(LightningDataModule):
         sidecar = finished(self.run, shard.name) if self.run is not None else None
         if sidecar is not None and sidecar.get("inputs") != shard.digest():
             raise ConfigError(
-                f"--data.images: the files in {shard.url} are not those that {shard.name} was restored from; choose "
-                "another --out, or add images in a folder of their own"
+                f"--data.{self.inputs.kind}: the files in {shard.url} are not those that {shard.name} was restored "
+                "from; choose another --out, or add images in a folder of their own"
             )
         return sidecar is None or (self.retry_failed and bool(sidecar["failed"]))
 
@@ -248,7 +260,8 @@ class ShardDataModule(LightningDataModule):
         if isinstance(raw, Failure) or kept:
             return raw
         try:
-            sample = prepare(raw, self.degradation, self.max_pixels)
+            self.inputs.given.add_to(raw)
+            sample = prepare(raw, self.degradation, self.max_pixels, self.invert_mask)
             for note in sample.source.notes if sample.source is not None else ():
                 log.warning("key %s: %s", raw.key, note)
             if self.classes:

@@ -13,10 +13,11 @@ from reddiff_pl.errors import ConfigError
 from reddiff_pl.files import write_atomically
 from reddiff_pl.physics import NoNoise
 from reddiff_pl.restoring.batch_size import WITHOUT_GPU
-from reddiff_pl.restoring.command import prepare_output, summary
+from reddiff_pl.restoring.command import prepare_output, summary, tell_inputs
 from reddiff_pl.restoring.config import guard
 from reddiff_pl.restoring.options import RestoreCLI
 from reddiff_pl.restoring.output import Members, write_batch
+from reddiff_pl.shards.plan import folder_mark
 from reddiff_pl.shards.samples import Sample, members_of
 
 
@@ -25,9 +26,14 @@ def degrade(argv: list[str]) -> int:
     cli = RestoreCLI("degrade", argv)
     if cli.config.publish is not None:
         raise ConfigError("--publish: degrade does not upload; copy the shards and physics.yaml yourself")
+    if cli.config.data.measured is not None:
+        raise ConfigError(
+            "--data.measured: degrade makes measurements of clean images; give these as --data.images"
+        )
     run = prepare_output(cli)
     cli.make()
-    guard(run, cli.resolved(), "none")
+    guard(run, cli.resolved(), "none", folder=folder_mark(cli.datamodule.all_shards))
+    tell_inputs(cli.datamodule)
     data, degradation = cli.datamodule, cli.datamodule.degradation
     data.should_stop = stop.requested
     data.batch_size = data.batch_size or WITHOUT_GPU  # the bytes do not depend on it

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from reddiff_pl.errors import SampleError
 from reddiff_pl.shards import ancillary, colour, tiff
+from reddiff_pl.shards.folder import IMAGE_SUFFIXES
 from reddiff_pl.shards.picture import Picture, Source, square, unit, unit_tensor
-from reddiff_pl.shards.plan import IMAGE_SUFFIXES
 
 __all__ = [
     "Picture",

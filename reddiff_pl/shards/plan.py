@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import itertools
 import os
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from braceexpand import braceexpand
 
 from reddiff_pl.errors import ConfigError
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-IMAGES_PER_SHARD = 1000
+from reddiff_pl.shards.folder import Folder, FolderImage, Kind, digest, look
 
 T = TypeVar("T")
 
@@ -30,37 +28,48 @@ class Shard:
         name: its path relative to the inputs' common prefix, without .tar; also of the output.
         url: a tar's path or URL; of a folder of images, the folder.
         size: bytes of the tar, or number of images; 0 where it is not known.
-        images: of a folder of images, the files of this shard, relative to `url`.
+        images: of a folder, those of this shard.
     """
 
     name: str
     url: str
     size: int = 0
-    images: tuple[str, ...] | None = None
+    images: tuple[FolderImage, ...] | None = None
+
+    @property
+    def place(self) -> str:
+        """A path or URL in the folder in which it lies: of a folder, what is in it."""
+        return self.url if self.images is None else os.path.join(self.url, "-")
 
     def digest(self) -> str | None:
-        """Of a folder of images, a hash of the files' names: it tells when others are added. None for a tar."""
-        return (
-            None
-            if self.images is None
-            else hashlib.sha256("\0".join(self.images).encode("utf-8", "surrogateescape")).hexdigest()
-        )
+        """Of a folder, a hash of the images' names: it tells when others are added. None for a tar."""
+        return None if self.images is None else digest(image.file for image in self.images)
 
 
-def plan(shards: str | Sequence[str] | None, images: str | None) -> list[Shard]:
+def plan(
+    shards: str | Sequence[str] | None = None,
+    images: str | None = None,
+    measured: str | None = None,
+    params: Mapping[str, str] | None = None,
+    out: str | Path | None = None,
+) -> list[Shard]:
     """All shards of the run, sorted by name.
 
     Args:
         shards: paths, URLs or patterns of them: braces ({000000..000009}) and, for paths, *, ? and [].
-        images: a folder of images, searched through, cut into shards of `IMAGES_PER_SHARD`.
+        images: a folder of clean images.
+        measured: a folder of measurements.
+        params: {parameter: folder or file}; left out where it lies in the folder.
+        out: the output directory: left out, and where it holds a run on this folder, cut as it was then.
 
     Raises:
-        ConfigError: nothing or both given, a pattern that matches nothing, a missing file, two equal names.
+        ConfigError: none or several given, a pattern that matches nothing, a missing file, two equal names.
     """
-    if (shards is None) == (images is None):
-        raise ConfigError("--data.shards or --data.images: give one of them")
-    if images is not None:
-        return _image_shards(images)
+    if sum(given is not None for given in (shards, images, measured)) != 1:
+        raise ConfigError("--data.shards, --data.images or --data.measured: give one of them")
+    if shards is None:
+        kind: Kind = "measured" if images is None else "images"
+        return folder_shards(find_folder(kind, str(measured or images), params, out), kind, out)
     patterns = [shards] if isinstance(shards, str) else list(shards or [])
     urls = [url for pattern in patterns for url in _expand(pattern)]
     if not urls:
@@ -110,7 +119,11 @@ def _expand(pattern: str) -> list[str]:
         elif glob.has_magic(url):
             found.extend(sorted(filter(os.path.isfile, glob.glob(url, recursive=True))))
         else:
-            what = "is a folder, not a tar (for images: --data.images)" if os.path.isdir(url) else "not found"
+            what = (
+                "is a folder, not a tar (for images: --data.measured or --data.images)"
+                if os.path.isdir(url)
+                else "not found"
+            )
             raise ConfigError(f"--data.shards: {url}: {what}")
     if not found:
         raise ConfigError(f"--data.shards: {pattern} matches no file")
@@ -152,21 +165,46 @@ def _remote_path(url: str) -> str:
     return posixpath.normpath(re.sub(r"(\.tar|\.tar\.gz|\.tgz)[?#].*$", r"\1", path))
 
 
-def _image_shards(folder: str) -> list[Shard]:
-    if not os.path.isdir(folder):
-        raise ConfigError(f"--data.images: no folder {folder}")
-    files: list[str] = []
-    for parent, folders, names in os.walk(folder, onerror=_refuse_folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        images = [n for n in names if n.lower().endswith(IMAGE_SUFFIXES) and not n.startswith(".")]
-        files.extend(os.path.relpath(os.path.join(parent, name), folder) for name in images)
-    files.sort()
-    if not files:
-        raise ConfigError(f"--data.images: {folder} holds no image ({', '.join(IMAGE_SUFFIXES)})")
-    chunks = [tuple(files[i : i + IMAGES_PER_SHARD]) for i in range(0, len(files), IMAGES_PER_SHARD)]
-    return [Shard(f"images-{i:06d}", folder, len(chunk), chunk) for i, chunk in enumerate(chunks)]
+def find_folder(
+    kind: Kind, path: str, params: Mapping[str, str] | None = None, out: str | Path | None = None
+) -> Folder:
+    """What lies in a folder; `plan`'s arguments.
+
+    Raises:
+        ConfigError: it is not there, holds no image, or is plainly of the other kind.
+    """
+    return look(path, kind, [*(params or {}).values(), *([] if out is None else [str(out)])])
 
 
-def _refuse_folder(error: OSError) -> None:
-    """Not to be skipped in silence: its images would be lost."""
-    raise ConfigError(f"--data.images: {error.filename}: {error.strerror}") from error
+def folder_shards(folder: Folder, kind: Kind, out: str | Path | None = None) -> list[Shard]:
+    """A folder cut into shards: as it was when the run in `out` began, so that files which grew move no image."""
+    cuts, images = cuts_there(folder, out) or folder.cuts(), folder.images
+    chunks = [tuple(images[i:j]) for i, j in zip(cuts, [*cuts[1:], len(images)], strict=True)]
+    return [Shard(f"{kind}-{i:06d}", folder.path, len(chunk), chunk) for i, chunk in enumerate(chunks)]
+
+
+def folder_mark(shards: Sequence[Shard]) -> str | None:
+    """What tells a folder's content and its cuts, as config.yaml keeps it; None for tars."""
+    if not shards or shards[0].images is None:
+        return None
+    images = [image.file for shard in shards for image in shard.images or ()]
+    starts = itertools.accumulate((len(shard.images or ()) for shard in shards[:-1]), initial=0)
+    return f"{digest(iter(images))} {' '.join(map(str, starts))}"
+
+
+def cuts_there(folder: Folder, out: str | Path | None) -> list[int] | None:
+    """The cuts of the run in `out`; None where there is none on these images."""
+    if out is None:
+        return None
+    try:
+        with open(Path(out, "config.yaml"), encoding="utf-8") as file:
+            head = [next(file, "") for _ in range(8)]
+    except (OSError, ValueError):
+        return None
+    for line in head:
+        if found := re.fullmatch(r"# folder: (\w+)((?: \d+)+)\s*", line):
+            cuts = [int(start) for start in found[2].split()]
+            rising = all(one < other for one, other in itertools.pairwise(cuts))
+            if found[1] == folder.digest() and cuts[0] == 0 and rising and cuts[-1] < len(folder.images):
+                return cuts
+    return None

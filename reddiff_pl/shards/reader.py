@@ -26,6 +26,7 @@ class RawSample:
         members: file name after the first dot, in lower case -> content, or the file that holds it.
         position: how far the shard has been read, in the unit of `Shard.size`.
         error: why it cannot be used, if so.
+        file: of a folder, its file's path there.
     """
 
     index: int
@@ -33,6 +34,7 @@ class RawSample:
     members: dict[str, bytes | Path] = field(default_factory=dict)
     position: int = 0
     error: str | None = None
+    file: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,15 @@ def read_shard(shard: Shard) -> Iterator[RawSample | Failure]:
         yield Failure(0, None, f"empty shard: {shard.url} holds no samples")
 
 
-def _read_folder(shard: Shard) -> Iterator[RawSample]:
-    for position, name in enumerate(shard.images or (), 1):
-        path = Path(shard.url, name)
-        # a dot in a key would split it when the output is read
-        key = Path(name).with_suffix("").with_name(Path(name).stem.replace(".", "_")).as_posix()
-        yield RawSample(0, key, {path.suffix[1:].lower(): path}, position)
+def _read_folder(shard: Shard) -> Iterator[RawSample | Failure]:
+    for position, image in enumerate(shard.images or (), 1):
+        if image.error:
+            yield Failure(0, image.key, f"{Path(image.file).name} {image.error}")
+            continue
+        members: dict[str, bytes | Path] = {
+            name: Path(shard.url, file) for name, file in image.members.items()
+        }
+        yield RawSample(0, image.key, members, position, file=image.file)
 
 
 def _read_tar(shard: Shard) -> Iterator[RawSample | Failure]:

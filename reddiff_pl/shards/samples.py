@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from reddiff_pl.errors import SampleError
-from reddiff_pl.physics.binding import binary_parameters, parameter_names, parameters_of_file
+from reddiff_pl.physics.binding import binary_parameters, flat_parameters, parameter_names, parameters_of_file
 from reddiff_pl.physics.degrade import Degradation
 from reddiff_pl.shards import decode, encode
 from reddiff_pl.shards.picture import Picture, Source
@@ -45,7 +45,9 @@ class Sample:
     source: Source | None = None
 
 
-def prepare(raw: RawSample, degradation: Degradation, max_pixels: int = decode.MAX_PIXELS) -> Sample:
+def prepare(
+    raw: RawSample, degradation: Degradation, max_pixels: int = decode.MAX_PIXELS, invert_mask: bool = False
+) -> Sample:
     """Decode a sample, and degrade it where it is a clean image.
 
     A sample with a member y is a measurement; one with a bare image (`KEY.jpg`, `KEY.npy`) is clean, and also its
@@ -55,6 +57,7 @@ def prepare(raw: RawSample, degradation: Degradation, max_pixels: int = decode.M
         raw: its files.
         degradation: the operator and the noise.
         max_pixels: larger pictures are refused.
+        invert_mask: masks are white where pixels are missing.
 
     Raises:
         SampleError: what is wrong with it.
@@ -62,7 +65,7 @@ def prepare(raw: RawSample, degradation: Degradation, max_pixels: int = decode.M
     channels = degradation.shape[0]
     members = raw.members
     meta = decode.metadata(decode.member_bytes(members["json"]), "json") if "json" in members else {}
-    given = _parameters(raw, degradation)
+    given = _parameters(raw, degradation, max_pixels, invert_mask)
     reference = reference_picture(members, degradation.shape, max_pixels)
     x = None if reference is None else 2 * decode.unit_tensor(reference) - 1
 
@@ -151,17 +154,28 @@ def image_member(members: Mapping[str, bytes | Path], prefix: str) -> str:
     return next((prefix + suffix for suffix in decode.IMAGE_MEMBERS if prefix + suffix in members), "")
 
 
-def _parameters(raw: RawSample, degradation: Degradation) -> dict[str, Tensor]:
-    """The operator's parameters that the sample brings: NAME.npy as it is, NAME.png in [0, 1]."""
+def _parameters(
+    raw: RawSample, degradation: Degradation, max_pixels: int, invert_mask: bool
+) -> dict[str, Tensor]:
+    """The operator's parameters that the sample brings: NAME.npy as it is, NAME.png (or jpg, ...) in [0, 1].
+
+    A kernel in a picture is known but for its sum, which is made 1.
+    """
     given, binary = {}, binary_parameters(degradation.physics)
     for name in parameter_names(degradation.physics):
         if f"{name}.npy" in raw.members:
             given[name] = decode.array(decode.member_bytes(raw.members[f"{name}.npy"]), f"{name}.npy")
-        elif f"{name}.png" in raw.members:
-            content = decode.member_bytes(raw.members[f"{name}.png"])
-            given[name] = decode.unit_tensor(decode.image(content, f"{name}.png", 1))
+        elif member := image_member(raw.members, f"{name}."):
+            content = decode.member_bytes(raw.members[member])
+            given[name] = decode.unit_tensor(decode.image(content, member, 1, max_pixels))
             if name in binary:
                 given[name] = given[name].round()  # 0 or 1, whatever wrote it
+            elif name.split("_")[0] in ("kernel", "filter"):
+                given[name] = given[name] / given[name].sum().clamp(min=1e-6)
+            if name in flat_parameters(degradation.physics, degradation.shape):
+                given[name] = given[name][0]
+        if invert_mask and name in given and name.split("_")[0] == "mask":
+            given[name] = 1 - given[name]
     return given
 
 

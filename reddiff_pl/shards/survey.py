@@ -125,7 +125,8 @@ def planned_shards(run: Run) -> dict[str, int]:
     """
     try:
         data = yaml.safe_load(run.config.read_bytes())["data"]
-        shards = plan(data.get("shards"), data.get("images"))
+        named = {name: data.get(name) for name in ("shards", "images", "measured", "params")}
+        shards = plan(**named, out=run.out)
     except OSError as error:
         raise ConfigError(f"{error.filename or run.config}: {error.strerror}") from error
     except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:

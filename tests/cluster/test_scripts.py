@@ -228,7 +228,10 @@ def test_options_may_stand_in_configurations(reddiff, tmp_path):
         (["--tasks", "1", "--rank", "0", "--world", "2"], "--rank and --world"),
         (["--tasks", "1", "--overwrite", "true"], "--overwrite: "),
         (["--tasks", "1", "--config", "none.yaml"], "--config: none.yaml"),
-        (["--tasks", "1", "--dry-run", "--data.images", "in"], "--data.shards or --data.images"),
+        (
+            ["--tasks", "1", "--dry-run", "--data.images", "in"],
+            "--data.shards, --data.images or --data.measured",
+        ),
     ],
 )
 def test_wrong_options_are_one_line(reddiff, argv, message):

@@ -15,8 +15,11 @@ PAPER = ["--config", str(CONFIGS / "samplers" / "reddiff_paper.yaml")]
 BAD = {
     "pattern that matches nothing": ([*TASK, "--data.shards", "/nowhere/*.tar"], "--data.shards"),
     "missing shard": ([*TASK, "--data.shards", "/nowhere/{0..3}.tar"], "/nowhere/0.tar: not found"),
-    "no data": (TASK, "--data.shards or --data.images"),
-    "both kinds of data": ([*TASK, *SHARDS, "--data.images", "/tmp"], "--data.shards or --data.images"),
+    "no data": (TASK, "--data.shards, --data.images or --data.measured"),
+    "both kinds of data": (
+        [*TASK, *SHARDS, "--data.images", "/tmp"],
+        "--data.shards, --data.images or --data.measured",
+    ),
     "no such folder of images": ([*TASK, "--data.images", "/nowhere"], "--data.images"),
     "unknown option": ([*TASK, *SHARDS, "--model.sampelr=1"], "sampelr"),
     "unknown sampler option": ([*TASK, *SHARDS, "--model.sampler.init_args.stps=1"], "stps"),

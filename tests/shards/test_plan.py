@@ -106,7 +106,7 @@ def test_is_remote(url, remote):
         ("a/nothing*.tar", "a/nothing*.tar matches no file"),
         ("a/{000..002}.tar", "a/002.tar: not found"),
         ("nowhere.tar", "nowhere.tar: not found"),
-        ("a", "a: is a folder, not a tar (for images: --data.images)"),
+        ("a", "a: is a folder, not a tar (for images: --data.measured or --data.images)"),
         ("a/{000..00.tar", "a/{000..00.tar"),
         ([], "the list is empty"),
     ],
@@ -120,7 +120,9 @@ def test_what_cannot_be_planned_names_the_option(folder, shards, said):
 
 def test_shards_or_images_and_not_both(folder):
     for given in [(None, None), ("a/*.tar", "a")]:
-        with pytest.raises(ConfigError, match=r"--data\.shards or --data\.images: give one"):
+        with pytest.raises(
+            ConfigError, match=r"--data\.shards, --data\.images or --data\.measured: give one"
+        ):
             plan(*given)
 
 
@@ -149,10 +151,14 @@ def test_a_rank_keeps_its_shards_in_order_and_shares_none():
     assert assigned(shards, 10, 11) == []
 
 
+def files(shard):
+    return tuple(image.file for image in shard.images)
+
+
 @pytest.fixture
 def photos_folder(tmp_path, monkeypatch):
     """Seven images in nested folders, and what is none."""
-    monkeypatch.setattr("reddiff_pl.shards.plan.IMAGES_PER_SHARD", 3)
+    monkeypatch.setattr("reddiff_pl.shards.folder.IMAGES_PER_SHARD", 3)
     images = ["b.png", "a.JPG", "sub/deep/c.jpeg", "sub/a.webp", "z.bmp", "z.tif", "z.tiff"]
     for name in [*images, "notes.txt", ".hidden.png", "sub/._c.jpg", "png", "x.json"]:
         (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -162,18 +168,18 @@ def photos_folder(tmp_path, monkeypatch):
 
 def test_a_folder_of_images_is_cut_into_shards(photos_folder):
     shards = plan(None, str(photos_folder))
-    assert [(shard.name, shard.size, shard.images) for shard in shards] == [
+    assert [(shard.name, shard.size, files(shard)) for shard in shards] == [
         ("images-000000", 3, ("a.JPG", "b.png", "sub/a.webp")),
         ("images-000001", 3, ("sub/deep/c.jpeg", "z.bmp", "z.tif")),
         ("images-000002", 1, ("z.tiff",)),
     ]
     assert all(shard.url == str(photos_folder) for shard in shards)
-    assert all((photos_folder / name).is_file() for shard in shards for name in shard.images)
+    assert all((photos_folder / name).is_file() for shard in shards for name in files(shard))
 
 
 def test_a_folder_below_a_folder(photos_folder):
     [shard] = plan(None, str(photos_folder / "sub"))
-    assert shard.images == ("a.webp", "deep/c.jpeg")
+    assert files(shard) == ("a.webp", "deep/c.jpeg")
 
 
 def test_full_shards_of_images_leave_no_empty_one(photos_folder):
@@ -187,7 +193,7 @@ def test_many_images_stay_in_the_order_of_their_names(tmp_path):
         (tmp_path / f"{i:05d}.jpg").touch()
     shards = plan(None, str(tmp_path))
     assert [shard.size for shard in shards] == [1000, 1000, 1]
-    images = [name for shard in shards for name in shard.images]
+    images = [name for shard in shards for name in files(shard)]
     assert images == sorted(images) and len(set(images)) == 2001
     assert [shard.name for shard in shards] == sorted(shard.name for shard in shards)
 

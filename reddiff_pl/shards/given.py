@@ -1,0 +1,61 @@
+"""Operator parameters that lie apart from the images: a folder of one file an image, or one file for all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from reddiff_pl.errors import ConfigError
+from reddiff_pl.shards.folder import ARRAY_SUFFIX, IMAGE_SUFFIXES, by_stem, stems
+from reddiff_pl.shards.reader import RawSample
+
+
+class GivenParameters:
+    """The files of --data.params.
+
+    Args:
+        params: {name of the parameter: folder or file}.
+        names: the operator's parameters.
+        operator: its name, for messages.
+
+    Raises:
+        ConfigError: the operator has no such parameter, or there is no such file or folder.
+    """
+
+    def __init__(self, params: Mapping[str, str] | None, names: Collection[str], operator: str) -> None:
+        self._for_all: dict[str, Path] = {}
+        self._folders: dict[str, dict[str, str]] = {}
+        for name, path in (params or {}).items():
+            option = f"--data.params.{name}"
+            if name not in names:
+                has = f"it has {', '.join(sorted(names))}" if names else "it has none"
+                raise ConfigError(f"{option}: {operator} has no parameter {name}; {has}")
+            if os.path.isdir(path):
+                self._folders[name] = by_stem(path, option, name)
+            elif not os.path.isfile(path):
+                raise ConfigError(f"{option}: {path}: no such file or folder")
+            elif os.path.splitext(path)[1].lower() not in (*IMAGE_SUFFIXES, ARRAY_SUFFIX):
+                raise ConfigError(f"{option}: {path}: expected a picture or a .npy")
+            else:
+                self._for_all[name] = Path(path)
+
+    @property
+    def files(self) -> Mapping[str, Path]:
+        """{parameter: the file that holds it for all images}."""
+        return self._for_all
+
+    def of(self, name: str, image: str) -> Path | None:
+        """The file of an image's parameter, by the image's file or key; None without one."""
+        if name in self._folders:
+            found = self._folders[name]
+            return next((Path(found[stem]) for stem in stems(image) if stem in found), None)
+        return self._for_all.get(name)
+
+    def add_to(self, raw: RawSample) -> None:
+        """Give a sample what it does not bring itself."""
+        for name in [*self._folders, *self._for_all]:
+            if any(member.startswith(f"{name}.") for member in raw.members):
+                continue
+            if (path := self.of(name, raw.file or raw.key)) is not None:
+                raw.members[f"{name}{path.suffix.lower()}"] = path
