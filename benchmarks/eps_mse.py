@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from reddiff_pl.priors import Prior, UNet
-from reddiff_pl.shards import decode
+from reddiff_pl.shards import decode, metadata
 from reddiff_pl.shards.plan import plan
 from reddiff_pl.shards.reader import RawSample, read_shard
 
@@ -35,7 +35,7 @@ def photos(shards: Sequence[str], size: int, modulus: int = 1) -> Tensor:
         for raw in read_shard(shard):
             assert isinstance(raw, RawSample), raw.reason
             if modulus > 1:
-                meta = decode.metadata(decode.member_bytes(raw.members["json"]), "json")
+                meta = metadata.parse(decode.member_bytes(raw.members["json"]), "json")
                 if meta["photo_id"] % modulus:
                     continue
             name = next(s for s in decode.IMAGE_MEMBERS if s in raw.members)

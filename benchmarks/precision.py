@@ -63,7 +63,7 @@ def measure(
 def psnr(shard: Path) -> list[float]:
     """Of each image of a restored shard, dB; infinite where not a byte differs."""
     with tarfile.open(shard) as archive:
-        members = [m for m in archive if m.name.endswith(".json")]
+        members = [m for m in archive if m.name.endswith(".reddiff.json")]
         found = [json.loads(archive.extractfile(m).read())["psnr"] for m in members]  # type: ignore[union-attr]
     return [math.inf if value is None else value for value in found]
 

@@ -44,7 +44,7 @@ class Bench:
 
     def _choose(self, photos: list[str], modulus: int, count: int) -> list[Any]:
         """The photos of the shards whose photo_id is a multiple of `modulus`, `count` of them spread evenly."""
-        from reddiff_pl.shards import decode
+        from reddiff_pl.shards import decode, metadata
         from reddiff_pl.shards.plan import plan
         from reddiff_pl.shards.reader import RawSample, read_shard
 
@@ -52,7 +52,7 @@ class Bench:
         for shard in plan(photos, None):
             for raw in read_shard(shard):
                 assert isinstance(raw, RawSample)
-                meta = decode.metadata(decode.member_bytes(raw.members["json"]), "json")
+                meta = metadata.parse(decode.member_bytes(raw.members["json"]), "json")
                 if meta["photo_id"] % modulus == 0:
                     raws.append(raw)
         step = max(len(raws) / count, 1)

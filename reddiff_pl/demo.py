@@ -64,7 +64,7 @@ def picture_rows(data: ShardDataModule, run: Run) -> list[Row]:
             members = restored[raw.key]
             start = data.degradation.bound(sample.params).A_dagger(sample.y[None])
             before = psnr(to_uint8(start), to_uint8(sample.x)[None]).item()
-            after = json.loads(decode.member_bytes(members["json"]))["psnr"]
+            after = json.loads(decode.member_bytes(members["reddiff.json"]))["psnr"]
             rows.append(
                 Row(
                     [

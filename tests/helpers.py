@@ -49,6 +49,11 @@ def restored_keys(path: Path) -> list[str]:
     ]
 
 
+def account(tar: Path) -> Path:
+    """The sidecar of OUT/shards/NAME.tar; NAME without folders."""
+    return tar.parents[1] / "accounts" / f"{tar.stem}.json"
+
+
 def read_json(path: Path) -> dict:
     return json.loads(path.read_text())
 

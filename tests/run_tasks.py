@@ -123,9 +123,9 @@ def assert_everything_once(out: Path, shards: int, samples: int) -> None:
     assert keys == [f"s{i}-{j:03d}" for i in range(shards) for j in range(samples)]
     assert max(Counter(keys).values()) == 1
     for i in range(shards):
-        sidecar = read_json(out / "shards" / f"{i:06d}.json")
+        sidecar = read_json(out / "accounts" / f"{i:06d}.json")
         assert sidecar["complete"] and sidecar["restored"] == samples and not sidecar["failed"]
-    left = [path.name for path in (out / "shards").iterdir() if path.suffix not in (".tar", ".json")]
+    left = [path.name for path in (out / "shards").iterdir() if path.suffix != ".tar"]
     assert not left
 
 

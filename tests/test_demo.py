@@ -54,7 +54,9 @@ def test_restoration_gains_over_the_pseudo_inverse(demo, task):
         x = cli.datamodule.degradation.bound(sample.params).A_dagger(sample.y[None])[0]
         start.append(-10 * np.log10((((x.clamp(-1, 1) - sample.x) / 2) ** 2).mean().item()))
     records = read_tar(demo / task / "shards" / f"{task}.tar")
-    restored = [json.loads(content)["psnr"] for name, content in records.items() if name.endswith("json")]
+    restored = [
+        json.loads(content)["psnr"] for name, content in records.items() if name.endswith("reddiff.json")
+    ]
     gain = np.mean(restored) - np.mean(start)
     print(f"{task}: A_dagger {np.mean(start):.2f} dB, restored {np.mean(restored):.2f} dB")
     assert gain > (10 if task == "inpainting_random" else 1), gain

@@ -171,7 +171,7 @@ class Judge:
             columns["ssim"] = spread(ssim(images[places], references))
         if self.lpips is not None and name_of(self.lpips) in wanted and known and side >= LPIPS_SIDE:
             columns[name_of(self.lpips)] = spread(self.lpips(_rgb(images[places]), _rgb(references)))
-        columns["label"] = labels = [self._label(pair.record) for pair in batch]
+        columns["label"] = labels = [self._label(pair.meta) for pair in batch]
         for name, network in self.networks.items():
             if f"net:{name}" not in wanted:
                 continue
@@ -201,8 +201,8 @@ class Judge:
                     columns[f"top5-{suffix}"] = spread(hits[judged].any(1).int(), at_judged)
         return columns
 
-    def _label(self, record: Mapping[str, Any]) -> int | None:
-        found = (record.get(key) for key in self.labels)
+    def _label(self, meta: Mapping[str, Any]) -> int | None:
+        found = (meta.get(key) for key in self.labels)
         return next((v for v in found if isinstance(v, int) and not isinstance(v, bool) and v >= 0), None)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 from PIL import Image
@@ -19,13 +19,13 @@ from torch import Tensor
 from reddiff_pl.errors import ConfigError, SampleError
 from reddiff_pl.evaluation.lookup import Lookup
 from reddiff_pl.evaluation.outputs import listed, members_of, names_in, to_tensor, written
-from reddiff_pl.shards import decode
+from reddiff_pl.shards import decode, metadata
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import read_sidecar
 from reddiff_pl.shards.plan import Shard, plan
 from reddiff_pl.shards.reader import RawSample
 from reddiff_pl.shards.samples import image_member, reference_picture
-from reddiff_pl.shards.tar import scan
+from reddiff_pl.shards.tar import Whole, scan
 
 
 @dataclass
@@ -35,7 +35,8 @@ class Pair:
     Attributes:
         shard: name of its shard.
         key: its name.
-        record: its .json member: metrics as restore wrote them, seed, metadata.
+        record: its .reddiff.json member: metrics as restore wrote them, seed.
+        meta: its .json member, the user's own metadata.
         members: its files in the output, {file name after the first dot: content}: png, json, steps.png, ...
         raw: its sample in the input; None where the inputs are not there or lack it.
         scale: what one unit of [0, 1] is in the range of a .npy measurement.
@@ -44,6 +45,7 @@ class Pair:
     shard: str
     key: str
     record: dict[str, Any]
+    meta: dict[str, Any]
     members: dict[str, bytes]
     raw: RawSample | None
     scale: float = 2.0
@@ -123,7 +125,7 @@ class Results:
         self.config = self._read_config()
         self._inputs = self._find_inputs(inputs)
         self.sidecars: dict[str, dict[str, Any] | None] = {}
-        for name in names_in(self.run.shards, ".json"):
+        for name in {*names_in(self.run.accounts, ".json"), *names_in(self.run.shards, ".json")}:
             if (sidecar := read_sidecar(self.run, name)) is not None:
                 self.sidecars[name] = sidecar
         for name in names_in(self.run.shards, ".tar.partial") if partial else ():
@@ -182,7 +184,7 @@ class Results:
     def keys(self, name: str) -> list[str]:
         """The keys of a shard in order, found without reading its images."""
         with open(self.path(name), "rb") as file:
-            return [key for key, _, _ in scan(file)]
+            return [whole.key for whole in self._scan(name, file)]
 
     def pairs(self, name: str, keys: Container[str] | None = None, inputs: bool = True) -> Iterator[Pair]:
         """The samples of a shard, in order.
@@ -198,13 +200,31 @@ class Results:
         scale = 1.0 if "UnitRange" in str(self._physics()) else 2.0
         with open(self.path(name), "rb") as file:
             start = 0
-            for key, end, record in list(scan(file)):
+            for whole in list(self._scan(name, file)):
+                key = whole.key
                 if keys is None or key in keys:
                     file.seek(start)
-                    members = members_of(file.read(end - start), key)
+                    members = members_of(file.read(whole.end - start), key)
                     raw = source.find(key) if source is not None else None
-                    yield Pair(name, key, decode.metadata(record, f"{key}.json"), members, raw, scale)
-                start = end
+                    meta, record = self._metadata(name, whole)
+                    yield Pair(name, key, record, meta, members, raw, scale)
+                start = whole.end
+
+    def records(self, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(key, its .reddiff.json) of the samples of a shard, in order."""
+        with open(self.path(name), "rb") as file:
+            for whole in self._scan(name, file):
+                yield whole.key, self._metadata(name, whole)[1]
+
+    def _scan(self, name: str, file: IO[bytes]) -> Iterator[Whole]:
+        return scan(file, older=self.sidecars[name] is not None)
+
+    def _metadata(self, name: str, whole: Whole) -> tuple[dict[str, Any], dict[str, Any]]:
+        try:
+            return metadata.of_written(whole)
+        except SampleError as error:
+            self.notes.append(f"shard {name}: {error}")
+            return {}, {}
 
     def _physics(self) -> Any:
         model = self.config.get("model")

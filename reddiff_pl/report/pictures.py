@@ -16,7 +16,7 @@ from PIL import Image
 
 from reddiff_pl.errors import SampleError
 from reddiff_pl.evaluation.pairs import Pair, Results, picture
-from reddiff_pl.report.rows import KNOWN, Rows
+from reddiff_pl.report.rows import Rows
 from reddiff_pl.report.settings import clean
 from reddiff_pl.shards import decode
 
@@ -203,7 +203,7 @@ def _shown(
     else:
         shown.note = "its picture cannot be read"
     if pair is not None:
-        shown.meta = _metadata(pair.record)
+        shown.meta = _metadata(pair.meta)
     return shown
 
 
@@ -227,8 +227,8 @@ def _steps(content: bytes) -> str:
     return encode(strip, STEPS_WIDTH, exact=True)
 
 
-def _metadata(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    fields = [(name, value) for name, value in record.items() if name not in KNOWN and value is not None]
+def _metadata(meta: Mapping[str, Any]) -> list[tuple[str, str]]:
+    fields = [(name, value) for name, value in meta.items() if value is not None]
     return [
         (clean(name, 40), clean(value, 200)) for name, value in fields if isinstance(value, str | int | float)
     ][:META_SHOWN]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,7 @@ from numpy.typing import NDArray
 from reddiff_pl.evaluation import tables
 from reddiff_pl.evaluation.pairs import Results
 from reddiff_pl.report.settings import clean, number
-from reddiff_pl.shards.tar import scan
-from reddiff_pl.shards.writer import METRICS
+from reddiff_pl.shards.metadata import METRICS
 
 ROWS_READ = (
     200_000  # images whose metrics are read from the tars; beyond, whole shards drawn by their names' hash
@@ -115,7 +113,7 @@ def from_records(
 
     Args:
         names: shards in the order in which they are read.
-        records: gives a shard's (key, .json member).
+        records: gives a shard's (key, .reddiff.json member).
         total: images in the run.
         limit: rows after which no further shard is read.
     """
@@ -141,14 +139,7 @@ def from_records(
 
 def _records(results: Results, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     try:
-        with open(results.path(name), "rb") as file:
-            for key, _, content in scan(file):
-                try:
-                    record = json.loads(content)
-                except (ValueError, RecursionError):
-                    continue
-                if isinstance(record, dict):
-                    yield key, record
+        yield from results.records(name)
     except OSError as error:
         results.notes.append(f"shard {name} cannot be read: {error.strerror}")
 

@@ -94,7 +94,7 @@ def clear(run: Run) -> None:
         if not lock.acquire():
             raise ConfigError(f"--overwrite: {path} is held by {holder(path)}; stop it first")
         lock.release(remove=False)
-    for folder in (run.shards, run.log(0).parent, run.overview.parent, run.evaluation):
+    for folder in (run.shards, run.accounts, run.log(0).parent, run.overview.parent, run.evaluation):
         shutil.rmtree(folder, ignore_errors=True)
     for file in (run.summary, run.metrics, run.summary.with_suffix(".md"), run.summary.with_suffix(".tex")):
         file.unlink(missing_ok=True)

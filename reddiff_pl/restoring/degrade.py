@@ -17,6 +17,7 @@ from reddiff_pl.restoring.command import prepare_output, summary, tell_inputs
 from reddiff_pl.restoring.config import guard
 from reddiff_pl.restoring.options import RestoreCLI
 from reddiff_pl.restoring.output import Members, write_batch
+from reddiff_pl.shards.metadata import with_field
 from reddiff_pl.shards.plan import folder_mark
 from reddiff_pl.shards.samples import Sample, members_of
 
@@ -40,11 +41,13 @@ def degrade(argv: list[str]) -> int:
     data.classes = 0  # measurements are made without the prior
     # restored later they are told the same level
     level = degradation.noise.sigma_y if degradation.sigma_y is None else degradation.sigma_y
-    record = {"sigma_y": level} if isinstance(level, float) and level else {}
 
     def members(sample: Sample, row: int) -> Members:
         files = members_of(sample, isinstance(degradation.noise, NoNoise), degradation.scale)
-        return files, {**sample.meta, **record}
+        meta = sample.meta_json
+        if isinstance(level, float) and level and sample.meta.get("sigma_y") != level:
+            meta = with_field(meta, "sigma_y", level)
+        return files, {"seed": cli.config.seed}, meta
 
     for batch in tqdm(data.batches(), unit="batch", mininterval=1):
         write_batch(batch, members, {})

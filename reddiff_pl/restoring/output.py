@@ -74,8 +74,8 @@ def peak_memory(device: torch.device) -> dict[str, float]:
     return {"peak_memory_gib": round(torch.cuda.max_memory_allocated(device) / 2**30, 3)}
 
 
-Members: TypeAlias = tuple[list[tuple[str, bytes]], Mapping[str, Any]]
-"""What is written of a sample: (file name after the first dot, content) of its files, and its .json."""
+Members: TypeAlias = tuple[list[tuple[str, bytes]], Mapping[str, Any], bytes]
+"""What is written of a sample: (file name after the first dot, content) of its files, its .reddiff.json, its .json."""
 
 
 def write_batch(batch: Batch, members: Callable[[Sample, int], Members], info: Mapping[str, Any]) -> bool:
@@ -204,8 +204,8 @@ class ShardOutput(Callback):
 
         def members(sample: Sample, row: int) -> Members:
             assert restored is not None
-            record = {**sample.meta, **restored.metrics(row), "seed": self._seed}
-            return [(name, content.result()) for name, content in files.pop(row)], record
+            record = {**restored.metrics(row), "seed": self._seed}
+            return [(name, content.result()) for name, content in files.pop(row)], record, sample.meta_json
 
         if (
             write_batch(batch, members, {**self.info, **peak_memory(self._device)})

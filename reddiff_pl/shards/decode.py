@@ -7,7 +7,6 @@ line for whatever is wrong.
 from __future__ import annotations
 
 import io
-import json
 import re
 import warnings
 from pathlib import Path
@@ -31,7 +30,6 @@ __all__ = [
     "array_image",
     "image",
     "member_bytes",
-    "metadata",
     "square",
     "unit_tensor",
 ]
@@ -286,18 +284,3 @@ def _loaded(content: bytes, name: str) -> NDArray[Any]:
         return np.load(io.BytesIO(content), allow_pickle=False)
     except Exception as error:  # numpy raises many kinds on damaged files
         raise SampleError(f"{name} is not a readable array: {error}") from error
-
-
-def metadata(content: bytes, name: str) -> dict[str, Any]:
-    """A .json member.
-
-    Raises:
-        SampleError: it is not a JSON object.
-    """
-    try:
-        value = json.loads(content, parse_constant=lambda constant: None)  # NaN is not JSON
-    except (ValueError, RecursionError) as error:
-        raise SampleError(f"{name} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise SampleError(f"{name} is not a JSON object")
-    return value

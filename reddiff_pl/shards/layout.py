@@ -15,6 +15,7 @@ class Run:
     def __init__(self, out: str | Path) -> None:
         self.out = Path(out)
         self.shards = self.out / "shards"
+        self.accounts = self.out / "accounts"
         self.config = self.out / "config.yaml"
         self.overview = self.out / "report" / "overview.png"
         self.report = self.out / "report" / "index.html"
@@ -34,7 +35,11 @@ class Run:
         return self.shards / f"{name}.tar.partial"
 
     def sidecar(self, name: str) -> Path:
-        """Written last: a shard with a sidecar is finished."""
+        """The shard's account, written last: a shard with a sidecar is finished."""
+        return self.accounts / f"{name}.json"
+
+    def older_sidecar(self, name: str) -> Path:
+        """Where earlier versions wrote it."""
         return self.shards / f"{name}.json"
 
     def failed(self, name: str) -> Path:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from reddiff_pl.files import sha256
 from reddiff_pl.shards.layout import Run
+
+
+def sidecar_path(run: Run, name: str) -> Path:
+    """Where a shard's sidecar is: beside its tar where an earlier version finished it."""
+    path, older = run.sidecar(name), run.older_sidecar(name)
+    return older if not os.path.exists(path) and os.path.exists(older) else path
 
 
 def read_sidecar(run: Run, name: str) -> dict[str, Any] | None:
@@ -17,7 +25,7 @@ def read_sidecar(run: Run, name: str) -> dict[str, Any] | None:
     The tar is synced before its sidecar is written. One that is newer was replaced afterwards (by a crash between
     the two, or by hand), and only then is its hash worth reading it.
     """
-    path, tar = run.sidecar(name), run.tar(name)
+    path, tar = sidecar_path(run, name), run.tar(name)
     try:
         sidecar = json.loads(path.read_text())
         committed, found = path.stat(), tar.stat()

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from reddiff_pl.shards.tar import BLOCK
+from reddiff_pl.shards.tar import BLOCK, RECORD
 
 WINDOW = 600.0  # seconds that images/s looks back
 SKEW = 60.0  # seconds that the clocks of two hosts may be apart
@@ -69,7 +69,7 @@ def count_samples(path: Path, most: int) -> tuple[int, bool, float]:
             if header[156:157] == b"L":  # GNU: the next member's name, if longer than 100 bytes
                 long_name = os.pread(file.fileno(), size, content)
                 continue
-            if (long_name or header[:100]).rstrip(b"\0").endswith(b".json"):
+            if (long_name or header[:100]).rstrip(b"\0").endswith(RECORD.encode()):
                 samples, end = samples + 1, offset
             long_name = b""
     return round(samples * stat.st_size / end) if end else 0, False, stat.st_mtime

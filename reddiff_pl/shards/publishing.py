@@ -12,7 +12,7 @@ from typing import Any
 
 from reddiff_pl.errors import ConfigError, OutputError
 from reddiff_pl.shards.layout import Run
-from reddiff_pl.shards.ledger import finished
+from reddiff_pl.shards.ledger import finished, sidecar_path
 from reddiff_pl.shards.stores import filesystem, is_http, is_pipe, patiently
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ _WITHOUT_FOLDERS = ("s3", "s3a", "gs", "gcs", "abfs", "az")  # there, to make a 
 
 
 def publish(run: Run, name: str, url: str) -> None:
-    """Upload a finished shard to URL/shards/NAME.tar, and then its sidecar to URL/shards/NAME.json.
+    """Upload a finished shard to URL/shards/NAME.tar, and then its sidecar to URL/accounts/NAME.json.
 
     What is there already is not uploaded again, nor is a shard that is not finished, as one that --limit cut short.
     A sidecar always tells of the tar beside it: that of another tar is deleted before this one is uploaded.
@@ -59,7 +59,7 @@ def publish_missing(run: Run, names: Iterable[str], url: str) -> None:
         if finished(run, name) is None:
             return False
         try:
-            return _read(fs, f"{base}/{name}.json") != run.sidecar(name).read_bytes()
+            return _mark(fs, base, name)[1] != sidecar_path(run, name).read_bytes()
         except Exception:
             return True  # `publish` will meet it again, and is patient
 
@@ -73,23 +73,35 @@ def publish_missing(run: Run, names: Iterable[str], url: str) -> None:
 def _upload(run: Run, name: str, url: str) -> bool:
     """Upload what differs; whether something did."""
     fs, base = _target(run, url)
-    tar, mark = f"{base}/{name}.tar", f"{base}/{name}.json"
+    tar, mark = f"{base}/shards/{name}.tar", f"{base}/accounts/{name}.json"
     sidecar = finished(run, name)
     if sidecar is None:
         return False
-    mine, there = run.sidecar(name).read_bytes(), _read(fs, mark)
+    mine, (found, there) = sidecar_path(run, name).read_bytes(), _mark(fs, base, name)
     if there == mine:
         return False
+    if url.split(":")[0] not in _WITHOUT_FOLDERS:
+        for path in (tar, mark):
+            fs.makedirs(posixpath.dirname(path), exist_ok=True)
     if _tar_sha256(there) != sidecar["tar_sha256"]:
         if there is not None:
-            fs.rm_file(mark)
-        if url.split(":")[0] not in _WITHOUT_FOLDERS:
-            fs.makedirs(posixpath.dirname(tar), exist_ok=True)
+            fs.rm_file(found)
+            found = mark
         fs.put_file(str(run.tar(name)), tar)
         if (size := fs.info(tar)["size"]) != sidecar["tar_bytes"]:
             raise OSError(f"{tar} has {size} bytes there, {sidecar['tar_bytes']} here")
     fs.pipe_file(mark, mine)
+    if found != mark:
+        fs.rm_file(found)
     return True
+
+
+def _mark(fs: Any, base: str, name: str) -> tuple[str, bytes | None]:
+    """The published sidecar of a shard, or that of an earlier version, which had it beside the tar: path, content."""
+    mark, older = f"{base}/accounts/{name}.json", f"{base}/shards/{name}.json"
+    if (there := _read(fs, mark)) is None and (before := _read(fs, older)) is not None:
+        return older, before
+    return mark, there
 
 
 def _read(fs: Any, path: str) -> bytes | None:
@@ -108,10 +120,10 @@ def _tar_sha256(sidecar: bytes | None) -> str | None:
 
 
 def _target(run: Run, url: str) -> tuple[Any, str]:
-    """The file system to publish to, and the folder of the shards in it."""
+    """The file system to publish to, and the folder in it."""
     if is_http(url) or is_pipe(url):
         raise ConfigError(f"--publish: {url}: only stores can be written to: s3://, gs://, file://, ...")
     fs, base = filesystem(url, "--publish")
     if "file" in fs.protocol and os.path.realpath(base) == os.path.realpath(run.out):
         raise ConfigError(f"--publish: {url} is the output directory itself")
-    return fs, f"{base.rstrip('/')}/shards"
+    return fs, base.rstrip("/")

@@ -13,7 +13,7 @@ from torch import Tensor
 from reddiff_pl.errors import SampleError
 from reddiff_pl.physics.binding import binary_parameters, flat_parameters, parameter_names, parameters_of_file
 from reddiff_pl.physics.degrade import Degradation
-from reddiff_pl.shards import decode, encode
+from reddiff_pl.shards import decode, encode, metadata
 from reddiff_pl.shards.picture import Picture, Source
 from reddiff_pl.shards.reader import RawSample
 
@@ -28,7 +28,8 @@ class Sample:
         y: measurement, in the operator's own range.
         params: the operator's parameters for this image, {name: (...)}.
         x: reference, (C, H, W) in [-1, 1], if there is one.
-        meta: its metadata, passed through.
+        meta: its metadata.
+        meta_json: the same as they came, passed through.
         label: its class, where the prior takes labels.
         noise_std: standard deviation of the measurement's noise, in y's units.
         source: the file that the measurement, or the clean image, was read from.
@@ -43,6 +44,7 @@ class Sample:
     label: int | None = None
     noise_std: float = 0.0
     source: Source | None = None
+    meta_json: bytes = b"{}"
 
 
 def prepare(
@@ -64,7 +66,9 @@ def prepare(
     """
     channels = degradation.shape[0]
     members = raw.members
-    meta = decode.metadata(decode.member_bytes(members["json"]), "json") if "json" in members else {}
+    content = decode.member_bytes(members["json"]) if "json" in members else b"{}"
+    meta = metadata.parse(content, "json")
+    meta_json = metadata.as_utf8(content)
     given = _parameters(raw, degradation, max_pixels, invert_mask)
     reference = reference_picture(members, degradation.shape, max_pixels)
     x = None if reference is None else 2 * decode.unit_tensor(reference) - 1
@@ -83,7 +87,9 @@ def prepare(
             y = degradation.scale * decode.unit_tensor(picture) - (degradation.scale - 1)
         y, params = degradation.accept(y, raw.key, given)
         noise_std = degradation.noise_std(y, params, meta.get("sigma_y", degradation.sigma_y))
-        return Sample(raw.index, raw.key, y, params, x, meta, noise_std=noise_std, source=source)
+        return Sample(
+            raw.index, raw.key, y, params, x, meta, noise_std=noise_std, source=source, meta_json=meta_json
+        )
 
     if x is None or reference is None:
         names = ", ".join(sorted(members)) or "nothing"
@@ -92,7 +98,17 @@ def prepare(
         )
     y, params = degradation(x, raw.key, given)
     noise_std = degradation.noise_std(y, params, degradation.sigma_y)
-    return Sample(raw.index, raw.key, y, params, x, meta, noise_std=noise_std, source=reference.source)
+    return Sample(
+        raw.index,
+        raw.key,
+        y,
+        params,
+        x,
+        meta,
+        noise_std=noise_std,
+        source=reference.source,
+        meta_json=meta_json,
+    )
 
 
 def label_of(meta: Mapping[str, Any], classes: int, default: int | None) -> int:

@@ -9,6 +9,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -38,16 +39,21 @@ def survey(
         ConfigError: there is no run.
     """
     now = time.time()
-    files = _files(run)
-    suffixes = re.compile(r"(.+?)(\.tar\.partial|\.tar|\.json|\.lock)")
+    files, accounts_there = _files(run, run.shards), _files(run, run.accounts)
+    suffixes = re.compile(r"(.+?)(\.tar\.partial|\.tar|\.lock)")
     known = {match[1] for file in files if (match := suffixes.fullmatch(file))}
-    names = sorted(known.union(planned or ()))
-    extra = known.difference(planned) if planned is not None else ()
+    sidecars = {  # those of earlier versions lie beside the tars
+        name.removesuffix(".json"): inode
+        for name, inode in (files | accounts_there).items()
+        if name.endswith(".json")
+    }
+    names = sorted(known.union(sidecars, planned or ()))
+    extra = {*known, *sidecars}.difference(planned) if planned is not None else ()
 
     finished: dict[str, dict[str, Any]] = {}
     damaged, taken = [], []
     for name in names:
-        if inode := files.get(f"{name}.json"):
+        if inode := sidecars.get(name):
             # a sidecar is replaced, never written over: another one is another inode
             account = accounts.get((name, inode)) or _account(run, name)
             if account is not None:
@@ -134,8 +140,8 @@ def planned_shards(run: Run) -> dict[str, int]:
     return {shard.name: len(shard.images or ()) for shard in shards}
 
 
-def _files(run: Run) -> dict[str, int]:
-    """All files under OUT/shards, {path relative to it: inode}; the directory alone says it, without a stat a file."""
+def _files(run: Run, folder: Path) -> dict[str, int]:
+    """All files under a folder of OUT, {path relative to it: inode}: directories are read, no file is looked at."""
 
     def walk(folder: str, prefix: str) -> Iterator[tuple[str, int]]:
         with os.scandir(folder) as entries:
@@ -146,9 +152,9 @@ def _files(run: Run) -> dict[str, int]:
                     yield prefix + entry.name, entry.inode()
 
     try:
-        if run.shards.is_dir():
-            return dict(walk(str(run.shards), ""))
-        if run.config.is_file():
+        if folder.is_dir():
+            return dict(walk(str(folder), ""))
+        if run.config.is_file() or run.shards.is_dir():
             return {}
         raise ConfigError(f"OUT: {run.out} is not the output directory of a run")
     except OSError as error:

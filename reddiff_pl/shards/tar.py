@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterator, Sequence
-from typing import IO
+from typing import IO, NamedTuple
 
 BLOCK = 512
 END = bytes(2 * BLOCK)  # two empty blocks close an archive
+RECORD = ".reddiff.json"  # what a run says of a sample; the last member of each
 
 
 class _StrictHeader(tarfile.TarInfo):
@@ -47,21 +48,37 @@ def encode(members: Sequence[tuple[str, bytes]]) -> bytes:
     return out.getvalue()
 
 
-def scan(file: IO[bytes]) -> Iterator[tuple[str, int, bytes]]:
+class Whole(NamedTuple):
+    """A whole sample of an output shard.
+
+    Attributes:
+        key: its name.
+        end: offset of the byte after it.
+        meta: its .json member, the user's own.
+        record: its .reddiff.json member; the very `meta` where an earlier version wrote one for both.
+    """
+
+    key: str
+    end: int
+    meta: bytes
+    record: bytes
+
+
+def scan(file: IO[bytes], older: bool = False) -> Iterator[Whole]:
     """The whole samples of an output shard that may have been cut anywhere.
 
-    A sample is whole when its .json member, written last, is.
+    A sample is whole when its .reddiff.json member, written last, is.
 
     Args:
         file: the shard, seekable.
-
-    Yields:
-        key, offset of the byte after the sample, content of its .json member.
+        older: take samples that end with their .json, too, as earlier versions wrote them. In a shard that may have
+            been cut these cannot be told from those whose last member is lost.
     """
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     if size == 0:
         return
+    before: Whole | None = None  # a .json that no .reddiff.json has followed yet
     try:
         archive = open_tar(file, seekable=True)
         for member in archive:
@@ -69,9 +86,20 @@ def scan(file: IO[bytes]) -> Iterator[tuple[str, int, bytes]]:
             if end > size:
                 return
             if member.name.endswith(".json"):
-                content = archive.extractfile(member)
-                assert content is not None
-                yield member.name.removesuffix(".json"), end, content.read()
+                opened = archive.extractfile(member)
+                assert opened is not None
+                content = opened.read()
+                if member.name.endswith(RECORD):
+                    key = member.name.removesuffix(RECORD)
+                    meta = before.meta if before is not None and before.key == key else b"{}"
+                    yield Whole(key, end, meta, content)
+                    before = None
+                else:
+                    if before is not None and older:
+                        yield before
+                    before = Whole(member.name.removesuffix(".json"), end, content, content)
             archive.members = []  # type: ignore[attr-defined]  # it keeps every header otherwise
+        if before is not None and older:
+            yield before
     except tarfile.ReadError:
         return

@@ -1,6 +1,6 @@
 """Output shards: .partial, then the tar, then the sidecar.
 
-Each sample is appended in one write with its .json member last, so a shard cut anywhere is taken up at its
+Each sample is appended in one write with its .reddiff.json member last, so a shard cut anywhere is taken up at its
 last whole sample. The order of the commit is: the .partial synced, renamed to .tar, the folder synced, the
 sidecar written. A tar without a sidecar of its own becomes a .partial again.
 """
@@ -8,6 +8,7 @@ sidecar written. A tar without a sidecar of its own becomes a .partial again.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import time
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from reddiff_pl.errors import OutputError
 from reddiff_pl.files import sha256, sync_folder, write_atomically
-from reddiff_pl.shards import tar
+from reddiff_pl.shards import metadata, tar
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import Sums, finished, read_sidecar
 from reddiff_pl.shards.lock import ShardLock
@@ -26,7 +27,7 @@ from reddiff_pl.shards.reader import Failure, RawSample
 if TYPE_CHECKING:  # samples import torch, which `status` must not
     from reddiff_pl.shards.samples import Sample
 
-METRICS = ("psnr", "ssim", "misfit")
+log = logging.getLogger(__name__)
 
 
 class ShardWriter:
@@ -77,9 +78,14 @@ class ShardWriter:
         self._fd = os.open(self.run.partial(self.name), os.O_RDWR | os.O_CREAT, 0o644)
         end = 0
         with os.fdopen(os.dup(self._fd), "rb") as file:
-            for key, offset, _ in tar.scan(file):
-                self.done.add(key)
-                end = offset
+            for whole in tar.scan(file):
+                self.done.add(whole.key)
+                end = whole.end
+            if not self.done and next(tar.scan(file, older=True), None) is not None:
+                log.warning(
+                    "shard %s: an earlier version began it, whose samples cannot be taken up: restored anew",
+                    self.name,
+                )
         os.ftruncate(self._fd, end)
         os.lseek(self._fd, end, os.SEEK_SET)
         self._resumed = len(self.done)
@@ -92,7 +98,8 @@ class ShardWriter:
         if sidecar is not None:
             lines = [json.dumps(failure) + "\n" for failure in sidecar["failed"]]
             write_atomically(self.run.failed(self.name), "".join(lines).encode())
-        self.run.sidecar(self.name).unlink(missing_ok=True)
+        for path in (self.run.sidecar(self.name), self.run.older_sidecar(self.name)):
+            path.unlink(missing_ok=True)
         if self.run.tar(self.name).exists():
             os.replace(self.run.tar(self.name), self.run.partial(self.name))
 
@@ -120,20 +127,22 @@ class ShardWriter:
         """Whether a sample was restored by the run whose failures are tried again, so that it is copied."""
         return not isinstance(entry, Failure) and entry.key in self._old
 
-    def write(self, key: str, members: Sequence[tuple[str, bytes]], record: Mapping[str, Any]) -> None:
+    def write(
+        self, key: str, members: Sequence[tuple[str, bytes]], record: Mapping[str, Any], meta: bytes = b"{}"
+    ) -> None:
         """Append a sample.
 
         Args:
             key: its key.
             members: (file name after the first dot, content).
-            record: its .json member.
+            record: its .reddiff.json member, what the run says of it.
+            meta: its .json member, the user's own.
 
         Raises:
             OutputError: the file cannot be written.
         """
-        record_json = json.dumps(record, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
-        files = [(f"{key}.{suffix}", content) for suffix, content in [*members, ("json", record_json)]]
-        self._append(tar.encode(files))
+        files = [(f"{key}.{suffix}", content) for suffix, content in [*members, ("json", meta)]]
+        self._append(tar.encode([*files, (key + tar.RECORD, metadata.of_run(dict(record)))]))
         self.done.add(key)
 
     def copy(self, key: str) -> None:
@@ -191,11 +200,9 @@ class ShardWriter:
         partial, final = self.run.partial(self.name), self.run.tar(self.name)
         sums, restored = Sums(), 0
         with open(partial, "rb") as file:
-            for _, _, record in tar.scan(file):
+            for whole in tar.scan(file):
                 restored += 1
-                sums.add(
-                    {name: v for name, v in json.loads(record).items() if name in METRICS and _is_number(v)}
-                )
+                sums.add(metadata.metrics(metadata.parse(whole.record, f"{whole.key}{tar.RECORD}")))
         sidecar = {
             "name": self.name,
             "complete": complete,
@@ -214,7 +221,10 @@ class ShardWriter:
         }
         os.replace(partial, final)
         sync_folder(final.parent)
-        write_atomically(self.run.sidecar(self.name), json.dumps(sidecar, indent=1).encode() + b"\n")
+        account = self.run.sidecar(self.name)
+        account.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(account, json.dumps(sidecar, indent=1).encode() + b"\n")
+        self.run.older_sidecar(self.name).unlink(missing_ok=True)
         self.run.failed(self.name).unlink(missing_ok=True)
 
     def close(self, remove_lock: bool = False) -> None:
@@ -225,16 +235,11 @@ class ShardWriter:
         self._lock.release(remove=remove_lock)
 
 
-def _is_number(value: Any) -> bool:
-    """Without a reference what is called psnr in a record is the sample's own metadata, and may be anything."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _extents(path: Any) -> dict[str, tuple[int, int]]:
     """Where each sample of a shard lies: {key: (first byte, byte after the last)}."""
     extents, start = {}, 0
     with open(path, "rb") as file:
-        for key, end, _ in tar.scan(file):
-            extents[key] = (start, end)
-            start = end
+        for whole in tar.scan(file):
+            extents[whole.key] = (start, whole.end)
+            start = whole.end
     return extents

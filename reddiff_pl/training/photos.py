@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from reddiff_pl.errors import ConfigError, SampleError
-from reddiff_pl.shards import decode
+from reddiff_pl.shards import decode, metadata
 from reddiff_pl.shards.plan import plan
 from reddiff_pl.shards.reader import Failure, RawSample, read_shard
 from reddiff_pl.training.augment import Augmentation
@@ -147,7 +147,7 @@ class PhotoCrops(LightningDataModule):
                     f"no image such as KEY.jpg among {', '.join(sorted(raw.members)) or 'nothing'}"
                 )
             meta = (
-                decode.metadata(decode.member_bytes(raw.members["json"]), "json")
+                metadata.parse(decode.member_bytes(raw.members["json"]), "json")
                 if "json" in raw.members
                 else {}
             )

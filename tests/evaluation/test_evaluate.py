@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 import torch
-from helpers import CONFIGS, QUICK, npy, png, read_json, read_tar, write_shard
+from helpers import CONFIGS, QUICK, account, npy, png, read_json, read_tar, write_shard
 from judges import Small
 from run_tasks import TINY, tiny_shards
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
@@ -206,9 +206,9 @@ def test_other_metrics_are_added_and_finished_ones_kept(reddiff, out):
 
 def test_a_shard_restored_anew_is_evaluated_anew(reddiff, out):
     assert reddiff("evaluate", out, "--metrics", "psnr")[0] == 0
-    tar, sidecar = out / "shards" / "000001.tar", read_json(out / "shards" / "000001.json")
+    tar, sidecar = out / "shards" / "000001.tar", read_json(out / "accounts" / "000001.json")
     sidecar["tar_sha256"] = "0" * 64
-    (out / "shards" / "000001.json").write_text(json.dumps(sidecar))
+    (out / "accounts" / "000001.json").write_text(json.dumps(sidecar))
     assert tar.exists()
     code, printed = reddiff("evaluate", out, "--metrics", "psnr")
     assert code == 0 and "shard 000001: psnr" in printed and "shard 000000" not in printed
@@ -298,11 +298,11 @@ def test_an_infinite_psnr_is_null_and_not_in_the_mean(reddiff, out):
     members = read_tar(tar)
     pairs = list(results.pairs("000000"))
     members[f"{pairs[1].key}.png"] = png(pairs[1].reference.permute(1, 2, 0).numpy())
-    write_shard(tar, [(p.key, {s: members[f"{p.key}.{s}"] for s in ("png", "json")}) for p in pairs])
-    sidecar = read_json(tar.with_suffix(".json"))
-    (tar.with_suffix(".json")).write_text(
-        json.dumps({**sidecar, "tar_sha256": "new", "tar_bytes": tar.stat().st_size})
+    write_shard(
+        tar, [(p.key, {s: members[f"{p.key}.{s}"] for s in ("png", "json", "reddiff.json")}) for p in pairs]
     )
+    sidecar = read_json(account(tar))
+    account(tar).write_text(json.dumps({**sidecar, "tar_sha256": "new", "tar_bytes": tar.stat().st_size}))
     code, printed = reddiff("evaluate", out, "--metrics", "psnr,ssim")
     assert code == 0 and "1 images equal their reference" in printed
     columns = read_json(path)["columns"]
@@ -322,9 +322,11 @@ def test_a_damaged_image_is_noted_and_the_others_count(reddiff, out):
         members[f"{keys[0]}.png"],
         members[f"{keys[1]}.png"],
     )
-    write_shard(tar, [(key, {s: members[f"{key}.{s}"] for s in ("png", "json")}) for key in keys])
-    sidecar = read_json(tar.with_suffix(".json"))
-    (tar.with_suffix(".json")).write_text(json.dumps({**sidecar, "tar_bytes": tar.stat().st_size}))
+    write_shard(
+        tar, [(key, {s: members[f"{key}.{s}"] for s in ("png", "json", "reddiff.json")}) for key in keys]
+    )
+    sidecar = read_json(account(tar))
+    account(tar).write_text(json.dumps({**sidecar, "tar_bytes": tar.stat().st_size}))
     code, _ = reddiff("evaluate", out, "--metrics", "psnr,fd", "--network", "judges.Small")
     summary = read_json(out / "summary.json")
     assert code == 0 and summary["images"] == SHARDS * SAMPLES - 2

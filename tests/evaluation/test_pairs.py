@@ -45,7 +45,7 @@ def test_references_are_those_of_the_run(reddiff, shard, tmp_path):
         pairs = list(results.pairs("a"))
         assert [pair.key for pair in pairs] == results.keys("a") and len(pairs) == 5 and not results.notes
         for pair in pairs:
-            assert pair.record["n"] == 1 and pair.image.shape == pair.reference.shape == (3, 64, 64)
+            assert pair.meta["n"] == 1 and pair.image.shape == pair.reference.shape == (3, 64, 64)
             one = pair.image[None], pair.reference[None]
             assert round(psnr(*one).item(), 4) == pair.record["psnr"]
             assert round(ssim(*one).item(), 4) == pair.record["ssim"]
@@ -101,7 +101,7 @@ def test_a_folder_of_images(reddiff, photos, tmp_path):
 
 def test_a_cut_shard_is_read_as_far_as_it_is_whole(reddiff, shard, tmp_path):
     out = restore(reddiff, tmp_path / "out", "--data.shards", shard)
-    tar, sidecar = out / "shards" / "a.tar", out / "shards" / "a.json"
+    tar, sidecar = out / "shards" / "a.tar", out / "accounts" / "a.json"
     failure = read_json(sidecar)["failed"][0]
     (out / "shards" / "a.failed.jsonl").write_text(json.dumps(failure) + '\n{"cut')
     (out / "shards" / "a.tar.partial").write_bytes(tar.read_bytes()[:-3000])
@@ -137,6 +137,6 @@ def test_grey_images_stay_grey(tmp_path):
     import numpy as np
 
     ramp = np.arange(64, dtype=np.uint8).reshape(8, 8)
-    write_shard(tmp_path / "shards" / "a.tar.partial", [("k", {"png": png(ramp), "json": b"{}"})])
+    write_shard(tmp_path / "shards" / "a.tar.partial", [("k", {"png": png(ramp), "reddiff.json": b"{}"})])
     (pair,) = Results(tmp_path, partial=True).pairs("a")
     assert pair.image.shape == (1, 8, 8) and pair.image.flatten().tolist() == list(range(64))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from adm_reference import ADM
-from helpers import CONFIGS, png, read_json, restored_keys, write_shard
+from helpers import CONFIGS, account, png, read_json, restored_keys, write_shard
 from networks import WEIGHTS, noise
 
 from reddiff_pl.errors import ConfigError
@@ -313,4 +313,4 @@ def test_from_checkpoint_to_images(reddiff, tmp_path: Path, kind: str) -> None:
     else:
         assert code == 3, printed
         assert restored_keys(output) == ["a", "c"]
-        assert "no label" in read_json(output.with_suffix(".json"))["failed"][0]["reason"]
+        assert "no label" in read_json(account(output))["failed"][0]["reason"]

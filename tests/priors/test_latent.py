@@ -117,7 +117,7 @@ def test_from_yaml(reddiff, tmp_path: Path, kind: str) -> None:
         output = tmp_path / f"out{steps}" / "shards" / "in.tar"
         assert restored_keys(output) == ["a", "b"]
         files = read_tar(output)
-        misfits.append([json.loads(files[f"{key}.json"])["misfit"] for key in "ab"])
+        misfits.append([json.loads(files[f"{key}.reddiff.json"])["misfit"] for key in "ab"])
         assert "a.steps.png" in files
     if kind == "AutoencoderKL":  # a random codebook has nothing near these latents
         assert all(late < 0.95 * early for early, late in zip(*misfits, strict=True))

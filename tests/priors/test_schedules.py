@@ -161,7 +161,7 @@ def test_labels_from_metadata(reddiff, tmp_path: Path) -> None:
     code, printed = reddiff(*command, "--out", tmp_path / "out")
     assert code == 3, printed
     assert restored_keys(tmp_path / "out" / "shards" / "in.tar") == ["a", "b"]
-    failed = {f["key"]: f["reason"] for f in read_json(tmp_path / "out" / "shards" / "in.json")["failed"]}
+    failed = {f["key"]: f["reason"] for f in read_json(tmp_path / "out" / "accounts" / "in.json")["failed"]}
     assert "class-conditional" in failed["c"] and "KEY.json" in failed["c"]
     assert "from 0 to 4" in failed["d"] and "dog" in failed["e"]
 

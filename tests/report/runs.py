@@ -11,6 +11,7 @@ from helpers import png, write_shard
 
 from reddiff_pl.files import write_atomically
 from reddiff_pl.shards.layout import Run
+from reddiff_pl.shards.metadata import METRICS
 from reddiff_pl.shards.reader import Failure
 from reddiff_pl.shards.writer import ShardWriter
 
@@ -29,12 +30,13 @@ def write(
     commit: bool = True,
     **fields: Any,
 ) -> None:
-    """A shard of (key, further files, record) and failures; `fields` go into its sidecar."""
+    """A shard of (key, further files, record and metadata) and failures; `fields` go into its sidecar."""
     writer = ShardWriter(run, name)
     run.tar(name).parent.mkdir(parents=True, exist_ok=True)
     assert writer.open()
     for i, (key, files, record) in enumerate(samples):
-        writer.write(key, [("png", png(picture(i))), *files], record)
+        meta = {name: value for name, value in record.items() if name not in METRICS}
+        writer.write(key, [("png", png(picture(i))), *files], record, json.dumps(meta).encode())
     for i, (key, reason) in enumerate(failed):
         writer.fail(Failure(len(samples) + i, key, reason))
     if not commit:

@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 import pytest
-from helpers import CONFIGS, QUICK, npy, png, read_json, read_tar, restored_keys, write_shard
+from helpers import CONFIGS, QUICK, account, npy, png, read_json, read_tar, restored_keys, write_shard
 from PIL import Image
 
 RANDOM = ["--config", str(CONFIGS / "tasks" / "inpainting_random.yaml")]
@@ -90,7 +90,7 @@ def test_one_bad_sample(reddiff, tmp_path, name):
     assert code == 3, printed
     output = tmp_path / "out" / "shards" / "s.tar"
     assert restored_keys(output) == ["first", "last"]
-    [failure] = read_json(output.with_suffix(".json"))["failed"]
+    [failure] = read_json(account(output))["failed"]
     assert (failure["index"], failure["key"]) == (1, "bad") and "\n" not in failure["reason"]
     assert re.search(message, failure["reason"]), failure
     lines = [line for line in printed.splitlines() if "key bad:" in line]
@@ -112,7 +112,7 @@ def test_the_second_of_a_key_fails_and_the_first_wins(reddiff, tmp_path):
     code, _ = reddiff("restore", *QUICK, *RANDOM, "--data.shards", shard, "--out", tmp_path / "out")
     output = tmp_path / "out" / "shards" / "s.tar"
     assert code == 3 and restored_keys(output) == ["twice", "once"]
-    failed = read_json(output.with_suffix(".json"))["failed"]
+    failed = read_json(account(output))["failed"]
     assert [f["index"] for f in failed] == [1, 3] and all("duplicate" in f["reason"] for f in failed)
 
 
@@ -126,7 +126,7 @@ def test_an_empty_shard_is_a_failure(reddiff, tmp_path):
     assert code == 3, printed
     assert restored_keys(tmp_path / "out" / "shards" / "good.tar") == ["a"]
     for name in ("members", "bytes"):
-        [failure] = read_json(tmp_path / "out" / "shards" / f"{name}.json")["failed"]
+        [failure] = read_json(tmp_path / "out" / "accounts" / f"{name}.json")["failed"]
         assert failure["key"] is None and "empty" in failure["reason"]
 
 
@@ -149,7 +149,7 @@ def test_a_truncated_tar_loses_what_it_lost_and_says_so(reddiff, tmp_path, cut):
     whole.write_bytes(data)
     code, printed = reddiff("restore", *QUICK, *RANDOM, "--data.shards", whole, "--out", tmp_path / "out")
     assert code == 3
-    sidecar = read_json(tmp_path / "out" / "shards" / "s.json")
+    sidecar = read_json(tmp_path / "out" / "accounts" / "s.json")
     restored = restored_keys(tmp_path / "out" / "shards" / "s.tar")
     [failure] = sidecar["failed"]
     # the sample in which the archive ends may lack members, so it is not restored
@@ -163,7 +163,7 @@ def test_keys_do_not_choose_paths(reddiff, tmp_path):
     shard = write_shard(tmp_path / "s.tar", [(key, {"png": picture()}) for key in keys])
     code, _ = reddiff("restore", *QUICK, *RANDOM, "--data.shards", shard, "--out", tmp_path / "out")
     assert code == 3 and restored_keys(tmp_path / "out" / "shards" / "s.tar") == ["ok/sub"]
-    assert len(read_json(tmp_path / "out" / "shards" / "s.json")["failed"]) == 4
+    assert len(read_json(tmp_path / "out" / "accounts" / "s.json")["failed"]) == 4
 
 
 def test_names_that_begin_with_the_folder_itself(reddiff, tmp_path):
@@ -194,7 +194,7 @@ def test_missing_masks_and_mixed_shapes(reddiff, tmp_path):
     shard = write_shard(tmp_path / "s.tar", samples)
     code, _ = reddiff("restore", *QUICK, *given, "--data.shards", shard, "--out", tmp_path / "out")
     assert code == 3 and restored_keys(tmp_path / "out" / "shards" / "s.tar") == ["a", "b"]
-    failed = {f["key"]: f["reason"] for f in read_json(tmp_path / "out" / "shards" / "s.json")["failed"]}
+    failed = {f["key"]: f["reason"] for f in read_json(tmp_path / "out" / "accounts" / "s.json")["failed"]}
     assert "no mask" in failed["none"] and "same batch" in failed["colour"]
 
 
@@ -205,10 +205,10 @@ def test_degrade_accounts_as_restore_does(reddiff, tmp_path):
     command = ["degrade", *QUICK, *RANDOM, "--data.shards", shard, "--out", tmp_path / "out"]
     assert reddiff(*command)[0] == 3
     output = tmp_path / "out" / "shards" / "s.tar"
-    [failure] = read_json(output.with_suffix(".json"))["failed"]
+    [failure] = read_json(account(output))["failed"]
     assert failure["key"] == "b"
     write_shard(shard, [("a", good), ("b", good), ("c", good)])
     assert reddiff(*command)[0] == 3, "not tried unasked"
     assert reddiff(*command, "--retry-failed=true")[0] == 0
-    names = [name for name in read_tar(output) if name.endswith("json")]
-    assert names == ["a.json", "b.json", "c.json"]
+    names = [name for name in read_tar(output) if name.endswith("reddiff.json")]
+    assert names == ["a.reddiff.json", "b.reddiff.json", "c.reddiff.json"]

@@ -69,7 +69,7 @@ def test_an_image_is_judged_by_itself(reddiff, tmp_path, sampler):
     assert code == 0, printed
     members = read_tar(tmp_path / "out" / "shards" / "a.tar")
     for key, _ in samples:
-        record = json.loads(members[f"{key}.json"])
+        record = json.loads(members[f"{key}.reddiff.json"])
         if key not in references:
             assert set(record) == {"misfit", "seed"}
             continue

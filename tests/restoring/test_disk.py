@@ -74,7 +74,7 @@ def test_a_quota_is_reached(tasks, tmp_path, calm):
 def test_a_damaged_sidecar(tasks, tmp_path, calm, damage):
     out = tmp_path / "calm"
     before = tars(out)
-    sidecar = out / "shards" / "000000.json"
+    sidecar = out / "accounts" / "000000.json"
     if damage == "another tar":
         (out / "shards" / "000000.tar").write_bytes(before["000000.tar"][:5000])
     else:
@@ -88,9 +88,9 @@ def test_a_clock_that_goes_backwards(tasks, tmp_path, calm):
     """Files from the future change nothing."""
     out = tmp_path / "calm"
     before = tars(out)
-    for path in (out / "shards").iterdir():
+    for path in (*(out / "shards").iterdir(), *(out / "accounts").iterdir()):
         os.utime(path, (4e9, 4e9))
-    (out / "shards" / "000001.json").unlink()
+    (out / "accounts" / "000001.json").unlink()
     assert tasks.run(*calm, "--out", out) == 0
     assert tars(out) == before
 

@@ -52,7 +52,7 @@ def test_a_wrong_level_fails_its_sample_alone(reddiff, tmp_path, wrong):
     ]
     shard = write_shard(tmp_path / "a.tar", samples)
     assert reddiff("restore", *DENOISING, "--data.shards", shard, "--out", tmp_path / "out")[0] == 3
-    failed = read_json(tmp_path / "out" / "shards" / "a.json")["failed"]
+    failed = read_json(tmp_path / "out" / "accounts" / "a.json")["failed"]
     assert [entry["key"] for entry in failed] == ["wrong"] and "sigma_y" in failed[0]["reason"]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import webdataset as wds
-from helpers import CONFIGS, QUICK, npy, png, read_json, read_tar, restored_keys, write_shard
+from helpers import CONFIGS, QUICK, account, npy, png, read_json, read_tar, restored_keys, write_shard
 from PIL import Image
 from skimage.metrics import structural_similarity
 
@@ -32,19 +32,21 @@ def test_every_key_comes_out_once_in_order_with_its_metadata(reddiff, shard, tmp
     output = tmp_path / "out" / "shards" / "a.tar"
     assert restored_keys(output) == list(photos)[:10]
     dataset = (
-        wds.WebDataset(str(output), shardshuffle=False).decode("rgb8").to_tuple("__key__", "png", "json")
+        wds.WebDataset(str(output), shardshuffle=False)
+        .decode("rgb8")
+        .to_tuple("__key__", "png", "json", "reddiff.json")
     )
-    for i, (key, image, record) in enumerate(dataset):
+    for i, (key, image, meta, record) in enumerate(dataset):
         assert image.shape == (64, 64, 3)
-        assert record["caption"] == f"é {key}" and record["n"] == i
+        assert meta == {"caption": f"é {key}", "n": i}
         assert (
             record["seed"] == 0 and record["misfit"] >= 0 and 0 < record["ssim"] <= 1 and record["psnr"] > 5
         )
-    sidecar = read_json(tmp_path / "out" / "shards" / "a.json")
+    sidecar = read_json(tmp_path / "out" / "accounts" / "a.json")
     assert sidecar["complete"] and sidecar["restored"] == 10 and sidecar["failed"] == []
     assert sidecar["tar_bytes"] == output.stat().st_size
     names = [path.name for path in output.parent.iterdir()]
-    assert sorted(names) == ["a.json", "a.tar"], "nothing of the work is left behind"
+    assert names == ["a.tar"], "nothing of the work is left behind"
     assert "10 restored, 0 failed" in printed
 
 
@@ -63,7 +65,7 @@ def test_a_preview_is_taken_up_by_the_full_run(reddiff, shard, tmp_path):
     assert reddiff(*command, "--out", tmp_path / "whole")[0] == 0
     assert reddiff(*command, "--out", tmp_path / "cut", "--limit", "6")[0] == 0
     output = tmp_path / "cut" / "shards" / "a.tar"
-    assert len(restored_keys(output)) == 6 and not read_json(output.with_suffix(".json"))["complete"]
+    assert len(restored_keys(output)) == 6 and not read_json(account(output))["complete"]
     assert reddiff(*command, "--out", tmp_path / "cut")[0] == 0
     assert output.read_bytes() == (tmp_path / "whole" / "shards" / "a.tar").read_bytes()
 
@@ -87,7 +89,7 @@ def test_degraded_shards_restore_as_clean_ones_do(reddiff, shard, tmp_path, task
         n: c for n, c in other.items() if n.endswith("png")
     }
     if noise == "GaussianNoise":
-        record = next(c for n, c in other.items() if n.endswith("json"))
+        record = next(c for n, c in other.items() if n.count(".") == 1 and n.endswith("json"))
         assert json.loads(record)["sigma_y"] == 0.05
 
 
@@ -148,9 +150,9 @@ def test_names_follow_the_common_prefix(reddiff, shard, tmp_path):
     )
     assert code == 0
     sidecars = {
-        p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out" / "shards").rglob("*.json")
+        p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out" / "accounts").rglob("*.json")
     }
-    assert sidecars == {"shards/x/0.json", "shards/y/0.json", "shards/y/1.json"}
+    assert sidecars == {f"accounts/{name}.json" for name in ("x/0", "y/0", "y/1")}
 
 
 def test_a_deepinv_operator_restores_through_yaml_alone(reddiff, shard, tmp_path):
@@ -182,7 +184,7 @@ model:
     assert code == 0, printed
     assert reddiff(*command)[0] == 0, "the same configuration is recognised"
     for name, content in read_tar(tmp_path / "out" / "shards" / "a.tar").items():
-        if name.endswith("json"):
+        if name.endswith("reddiff.json"):
             assert json.loads(content)["misfit"] < 0.05
 
 
@@ -194,9 +196,9 @@ def test_metrics_are_those_of_the_written_image(reddiff, shard, tmp_path):
     )
     inputs, outputs = read_tar(tmp_path / "y/shards/a.tar"), read_tar(tmp_path / "o/shards/a.tar")
     for name in outputs:
-        if not name.endswith(".json"):
+        if not name.endswith(".reddiff.json"):
             continue
-        key, record = name[:-5], json.loads(outputs[name])
+        key, record = name.removesuffix(".reddiff.json"), json.loads(outputs[name])
         image, reference = (
             np.asarray(Image.open(io.BytesIO(data))).astype(float) / 255
             for data in (outputs[f"{key}.png"], inputs[f"{key}.x.png"])
@@ -220,7 +222,9 @@ def test_without_a_reference_there_is_the_misfit_only(reddiff, tmp_path):
     task = ["--config", CONFIGS / "tasks" / "superresolution_4x.yaml"]
     assert reddiff("restore", *QUICK, *task, "--data.shards", shard, "--out", tmp_path / "out")[0] == 0
     records = {
-        n: json.loads(c) for n, c in read_tar(tmp_path / "out/shards/a.tar").items() if n.endswith("json")
+        n: json.loads(c)
+        for n, c in read_tar(tmp_path / "out/shards/a.tar").items()
+        if n.endswith("reddiff.json")
     }
     assert [set(record) for record in records.values()] == [{"misfit", "seed"}] * 2
 

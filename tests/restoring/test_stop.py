@@ -63,7 +63,7 @@ def test_the_launcher_passes_signals_on(tmp_path):
     process.send_signal(signal.SIGUSR1)
     process.communicate(timeout=240)
     assert process.returncode == 85
-    assert not list((out / "shards").glob("*.json"))
+    assert not list((out / "accounts").glob("*.json"))
 
 
 def test_a_stop_does_not_change_the_result(tasks, tmp_path):
@@ -74,8 +74,8 @@ def test_a_stop_does_not_change_the_result(tasks, tmp_path):
     for _ in range(50):
         pid = tasks.start(*command, "--out", out)
         before = written(out)
-        wait_until(lambda: written(out) != before or (out / "shards" / "000000.json").exists())  # noqa: B023
-        if os.path.exists(out / "shards" / "000000.json"):
+        wait_until(lambda: written(out) != before or (out / "accounts" / "000000.json").exists())  # noqa: B023
+        if os.path.exists(out / "accounts" / "000000.json"):
             tasks.wait(pid)
             break
         tasks.kill(pid, signal.SIGUSR2)

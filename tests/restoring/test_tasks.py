@@ -23,9 +23,9 @@ def test_swapped_ranks_and_staggered_starts(tasks, tmp_path):
     out = tmp_path / "out"
     options = [*TINY, *COUNTED, "--model.sampler.init_args.steps=60", "--data.shards", pattern, "--out", out]
     first = tasks.start("restore", *options, "--rank=0", "--world=2")
-    wait_until(lambda: len(list((out / "shards").glob("*.json"))) >= 3)
+    wait_until(lambda: len(list((out / "accounts").glob("*.json"))) >= 3)
     second = tasks.start("restore", *options, "--rank=1", "--world=2")
-    wait_until(lambda: len(list((out / "shards").glob("*.json"))) >= 8)
+    wait_until(lambda: len(list((out / "accounts").glob("*.json"))) >= 8)
     swapped = [tasks.start("restore", *options, f"--rank={rank}", "--world=2") for rank in (1, 0)]
     assert [tasks.wait(pid) for pid in (first, second, *swapped)] == [0] * 4
     assert_everything_once(out, shards, samples)
@@ -158,7 +158,7 @@ def restored_partial(path) -> list[str]:
     from reddiff_pl.shards.tar import scan
 
     with open(path, "rb") as file:
-        return [key for key, _, _ in scan(file)]
+        return [whole.key for whole in scan(file)]
 
 
 class TestRetry:
@@ -174,7 +174,7 @@ class TestRetry:
         broken = whole.replace(b"IDAT", b"IDAX", 3)
         (tmp_path / "in" / "000000.tar").write_bytes(broken)
         assert tasks.run("restore", *options, "--out", tmp_path / "out") == 3
-        assert len(read_json(tmp_path / "out" / "shards" / "000000.json")["failed"]) == 3
+        assert len(read_json(tmp_path / "out" / "accounts" / "000000.json")["failed"]) == 3
         assert tasks.run("restore", *options, "--out", tmp_path / "out") == 3, "they are not tried unasked"
         (tmp_path / "in" / "000000.tar").write_bytes(whole)
         return options
@@ -204,10 +204,10 @@ def test_too_many_failures_stop_the_run(tasks, tmp_path):
     write_shard(tmp_path / "in" / "0.tar", [(f"k{i:02d}", {"png": b"broken"}) for i in range(60)])
     options = [*TINY, "--model.sampler.init_args.steps=2", "--data.shards", tmp_path / "in" / "0.tar"]
     assert tasks.run("restore", *options, "--out", tmp_path / "out", "--max-failed=0.5") == 4
-    assert not (tmp_path / "out" / "shards" / "0.json").exists()
+    assert not (tmp_path / "out" / "accounts" / "0.json").exists()
     assert len((tmp_path / "out" / "shards" / "0.failed.jsonl").read_text().splitlines()) < 60
     assert tasks.run("restore", *options, "--out", tmp_path / "out") == 3
-    assert len(read_json(tmp_path / "out" / "shards" / "0.json")["failed"]) == 60
+    assert len(read_json(tmp_path / "out" / "accounts" / "0.json")["failed"]) == 60
 
 
 def test_overwrite_starts_anew_and_deletes_nothing_else(tasks, tmp_path):

@@ -440,7 +440,9 @@ def test_images_per_second(spans, expected):
 def test_samples_of_a_partial_cut_at_any_byte(tmp_path):
     """The same number as the writer's own scan finds, from the headers alone."""
     keys = ["a", "b/" + "long" * 40, "ключ"]
-    content = b"".join(encode([(f"{key}.png", b"1" * 600), (f"{key}.json", b"{}")]) for key in keys) + END
+    content = (
+        b"".join(encode([(f"{key}.png", b"1" * 600), (f"{key}.reddiff.json", b"{}")]) for key in keys) + END
+    )
     path = tmp_path / "x.partial"
     for length in [*range(0, len(content), 61), len(content)]:
         path.write_bytes(content[:length])
@@ -450,7 +452,9 @@ def test_samples_of_a_partial_cut_at_any_byte(tmp_path):
 
 def test_samples_of_a_long_partial_are_estimated(tmp_path):
     path = tmp_path / "x.partial"
-    path.write_bytes(b"".join(encode([(f"{i}.png", b"1" * 600), (f"{i}.json", b"{}")]) for i in range(100)))
+    path.write_bytes(
+        b"".join(encode([(f"{i}.png", b"1" * 600), (f"{i}.reddiff.json", b"{}")]) for i in range(100))
+    )
     assert count_samples(path, 201)[:2] == (100, True)
     assert count_samples(path, 50)[:2] == (100, False)
 
@@ -542,8 +546,9 @@ def many(folder, shards):
     """Shards of one sample; nine in ten finished, one in a hundred left behind half way."""
     run = Run(folder / "out")
     run.shards.mkdir(parents=True)
+    run.accounts.mkdir()
     (folder / "in").mkdir()
-    content = encode([("a.png", b"x"), ("a.json", b'{"psnr": 20.0}')]) + END
+    content = encode([("a.png", b"x"), ("a.reddiff.json", b'{"psnr": 20.0}')]) + END
     for i in range(shards):
         name = f"{i:06d}"
         (folder / "in" / f"{name}.tar").write_bytes(content)
@@ -611,8 +616,9 @@ def test_memory_does_not_grow_with_the_samples(tmp_path):
     for samples in (10, 6000):
         run = Run(tmp_path / str(samples))
         run.shards.mkdir(parents=True)
+        run.accounts.mkdir()
         half = samples // 2
-        content = b"".join(encode([(f"{i}.json", b"{}")]) for i in range(half)) + END
+        content = b"".join(encode([(f"{i}.reddiff.json", b"{}")]) for i in range(half)) + END
         for name in map(str, range(20)):
             reasons = [
                 f"y has shape (3, {i}, 64), but that of img_{i}_{name} (3, 64, 64)" for i in range(half)

@@ -248,7 +248,7 @@ def test_a_missing_download_is_a_failure(web, reddiff, tmp_path):
     url = f"{web[0]}/missing/s.tar"
     code, printed = reddiff("restore", *QUICK, *INPAINTING, "--data.shards", url, "--out", tmp_path / "out")
     assert code == 3 and "Traceback" not in printed
-    [failure] = read_json(tmp_path / "out" / "shards" / "s.json")["failed"]
+    [failure] = read_json(tmp_path / "out" / "accounts" / "s.json")["failed"]
     assert failure["key"] is None and url in failure["reason"] and "404" in failure["reason"]
     assert web[1] == ["all"], "a 404 is not asked for again"
 
@@ -343,7 +343,7 @@ def test_restoring_from_s3(reddiff, s3, tmp_path, photos):
     code, printed = reddiff(*restore, "s3://bucket/in/{2..3}.tar", "--out", tmp_path / "missing")
     assert code == 3 and "s3://bucket/in/3.tar" in printed and "not found" in printed
     assert len(restored_keys(tmp_path / "missing" / "shards" / "2.tar")) == 3
-    [failure] = read_json(tmp_path / "missing" / "shards" / "3.json")["failed"]
+    [failure] = read_json(tmp_path / "missing" / "accounts" / "3.json")["failed"]
     assert failure["key"] is None and "\n" not in failure["reason"]
 
 
@@ -361,7 +361,7 @@ def test_missing_credentials_are_no_failure_of_the_samples(reddiff, s3, monkeypa
         "restore", *QUICK, *INPAINTING, "--data.shards", "s3://bucket/a.tar", "--out", out
     )
     assert code == 2 and "--data.shards: s3://bucket/a.tar" in printed and "credentials" in printed, printed
-    assert not (out / "shards" / "a.json").exists()
+    assert not (out / "accounts" / "a.json").exists()
 
 
 def test_a_shard_of_many_blocks(s3, shard, monkeypatch):
@@ -386,9 +386,11 @@ def test_publishing_twice_uploads_once_and_the_sidecar_last(s3, requests, tmp_pa
     run = Run(tmp_path)
     finish(run, "x/a")
     publishing.publish(run, "x/a", "s3://bucket/results/")
-    assert requests() == [("PUT", f"/bucket/results/shards/x/a.{suffix}") for suffix in ("tar", "json")]
+    assert requests() == [
+        ("PUT", f"/bucket/results/{name}") for name in ("shards/x/a.tar", "accounts/x/a.json")
+    ]
     assert s3.cat_file("bucket/results/shards/x/a.tar") == run.tar("x/a").read_bytes()
-    assert s3.cat_file("bucket/results/shards/x/a.json") == run.sidecar("x/a").read_bytes()
+    assert s3.cat_file("bucket/results/accounts/x/a.json") == run.sidecar("x/a").read_bytes()
     publishing.publish(run, "x/a", "s3://bucket/results")
     publishing.publish_missing(run, ["x/a"], "s3://bucket/results")
     assert requests() == []
@@ -401,8 +403,8 @@ def test_a_shard_written_anew_replaces_the_published_one(s3, requests, tmp_path)
     publishing.publish(Run(tmp_path / "old"), "a", "s3://bucket")
     requests()
     publishing.publish(Run(tmp_path / "new"), "a", "s3://bucket")
-    steps = [("DELETE", "json"), ("PUT", "tar"), ("PUT", "json")]
-    assert requests() == [(method, f"/bucket/shards/a.{suffix}") for method, suffix in steps]
+    steps = [("DELETE", "accounts/a.json"), ("PUT", "shards/a.tar"), ("PUT", "accounts/a.json")]
+    assert requests() == [(method, f"/bucket/{name}") for method, name in steps]
     assert s3.cat_file("bucket/shards/a.tar") == Run(tmp_path / "new").tar("a").read_bytes()
 
 
@@ -414,8 +416,8 @@ def test_the_same_tar_with_another_sidecar_is_not_uploaded(s3, requests, tmp_pat
     sidecar = {**read_json(run.sidecar("a")), "attempts": 2}
     run.sidecar("a").write_text(json.dumps(sidecar))
     publishing.publish_missing(run, ["a"], "s3://bucket")
-    assert requests() == [("PUT", "/bucket/shards/a.json")]
-    assert json.loads(s3.cat_file("bucket/shards/a.json")) == sidecar
+    assert requests() == [("PUT", "/bucket/accounts/a.json")]
+    assert json.loads(s3.cat_file("bucket/accounts/a.json")) == sidecar
 
 
 def test_what_is_missing_is_published(s3, requests, tmp_path):
@@ -427,15 +429,16 @@ def test_what_is_missing_is_published(s3, requests, tmp_path):
     writer.open()
     writer.write("key", [("png", b"image")], {})
     writer.close()
-    s3.pipe_file("bucket/shards/c.json", run.sidecar("c").read_bytes()[:-20])  # cut
+    s3.pipe_file("bucket/accounts/c.json", run.sidecar("c").read_bytes()[:-20])  # cut
     requests()
     run.tar("b").chmod(0)  # what is published is not read again
     publishing.publish_missing(run, ["a", "b", "c", "cut", "pending"], "s3://bucket")
     names = sorted({path for _, path in requests()})
-    assert names == [f"/bucket/shards/{name}.{suffix}" for name in "ac" for suffix in ("json", "tar")]
-    assert sorted(s3.ls("bucket/shards")) == [
-        f"bucket/shards/{n}.{s}" for n in "abc" for s in ("json", "tar")
+    assert names == [
+        f"/bucket/{name}" for name in ("accounts/a.json", "accounts/c.json", "shards/a.tar", "shards/c.tar")
     ]
+    assert sorted(s3.ls("bucket/shards")) == [f"bucket/shards/{name}.tar" for name in "abc"]
+    assert sorted(s3.ls("bucket/accounts")) == [f"bucket/accounts/{name}.json" for name in "abc"]
 
 
 @contextmanager
@@ -472,7 +475,8 @@ def breaking(address: str, request: str, times: int = 1000):
 
 
 @pytest.mark.parametrize(
-    "broken", ["(HEAD|GET) /bucket/shards/a.json", "PUT /bucket/shards/a.tar", "PUT /bucket/shards/a.json"]
+    "broken",
+    ["(HEAD|GET) /bucket/accounts/a.json", "PUT /bucket/shards/a.tar", "PUT /bucket/accounts/a.json"],
 )
 def test_an_upload_that_breaks_is_taken_up(s3, s3_server, requests, monkeypatch, tmp_path, broken):
     run = Run(tmp_path)
@@ -486,23 +490,23 @@ def test_an_upload_that_breaks_is_taken_up(s3, s3_server, requests, monkeypatch,
             publishing.publish_missing(run, ["a"], "s3://bucket")
     assert "\n" not in str(caught.value) and str(run.tar("a")) in str(caught.value)
     set_store(monkeypatch, s3_server[0])
-    there = {("PUT", "/bucket/shards/a.tar")} if broken == "PUT /bucket/shards/a.json" else set()
-    assert set(requests()) == there and not s3.exists("bucket/shards/a.json")
+    there = {("PUT", "/bucket/shards/a.tar")} if broken == "PUT /bucket/accounts/a.json" else set()
+    assert set(requests()) == there and not s3.exists("bucket/accounts/a.json")
     publishing.publish_missing(run, ["a"], "s3://bucket")
-    assert requests() == [("PUT", f"/bucket/shards/a.{suffix}") for suffix in ("tar", "json")]
-    assert json.loads(s3.cat_file("bucket/shards/a.json")) == read_json(run.sidecar("a"))
+    assert requests() == [("PUT", "/bucket/shards/a.tar"), ("PUT", "/bucket/accounts/a.json")]
+    assert json.loads(s3.cat_file("bucket/accounts/a.json")) == read_json(run.sidecar("a"))
 
 
 def test_an_upload_is_tried_again(s3, s3_server, requests, monkeypatch, tmp_path):
     run = Run(tmp_path)
     finish(run, "a")
     # more often than s3fs and its HTTP client try by themselves
-    with breaking(s3_server[0], "PUT /bucket/shards/a.json", times=12) as address:
+    with breaking(s3_server[0], "PUT /bucket/accounts/a.json", times=12) as address:
         set_store(monkeypatch, address)
         monkeypatch.setattr(stores, "WAITS", (0.01, 0.02, 0.03))
         publishing.publish(run, "a", "s3://bucket")
     set_store(monkeypatch, s3_server[0])
-    assert s3.cat_file("bucket/shards/a.json") == run.sidecar("a").read_bytes()
+    assert s3.cat_file("bucket/accounts/a.json") == run.sidecar("a").read_bytes()
 
 
 def test_publishing_into_a_bucket_that_is_not_there(s3, requests, tmp_path):
@@ -520,7 +524,7 @@ def test_publishing_into_a_folder(tmp_path):
         publishing.publish(run, "x/a", url)
         folder = Path(url.removeprefix("file://"))
         assert read_tar(folder / "shards/x/a.tar") == read_tar(run.tar("x/a"))
-        assert (folder / "shards/x/a.json").read_bytes() == run.sidecar("x/a").read_bytes()
+        assert (folder / "accounts/x/a.json").read_bytes() == run.sidecar("x/a").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -549,7 +553,7 @@ def test_restore_publishes(reddiff, s3, monkeypatch, tmp_path, photos):
     restore = ["restore", *QUICK, *INPAINTING, "--data.shards", tmp_path / "in" / "*.tar", "--out", out]
     code, printed = reddiff(*restore, "--publish", "s3://bucket/set", "--limit", "4")
     assert code == 0, printed
-    assert sorted(s3.ls("bucket/set/shards")) == ["bucket/set/shards/0.json", "bucket/set/shards/0.tar"]
+    assert sorted(s3.find("bucket/set")) == ["bucket/set/accounts/0.json", "bucket/set/shards/0.tar"]
     code, printed = reddiff(*restore, "--publish", "s3://no-bucket")
     assert code == 1 and "--publish: shard 0 cannot be uploaded to s3://no-bucket" in printed
     assert "Traceback" not in printed
@@ -560,4 +564,4 @@ def test_restore_publishes(reddiff, s3, monkeypatch, tmp_path, photos):
     assert Run(out).tar("1").stat().st_mtime_ns == before.st_mtime_ns
     for name in ("0", "1"):
         assert s3.cat_file(f"bucket/set/shards/{name}.tar") == Run(out).tar(name).read_bytes()
-        assert s3.cat_file(f"bucket/set/shards/{name}.json") == Run(out).sidecar(name).read_bytes()
+        assert s3.cat_file(f"bucket/set/accounts/{name}.json") == Run(out).sidecar(name).read_bytes()

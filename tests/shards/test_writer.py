@@ -7,11 +7,15 @@ import json
 import tarfile
 
 import pytest
+from helpers import write_shard
 
+from reddiff_pl.evaluation.pairs import Results
+from reddiff_pl.files import sha256
 from reddiff_pl.shards import tar
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import finished, read_sidecar
 from reddiff_pl.shards.reader import Failure, RawSample
+from reddiff_pl.shards.survey import survey
 from reddiff_pl.shards.writer import ShardWriter
 
 KEYS = ["a", "b/" + "long" * 40, "ключ", "d"]
@@ -52,7 +56,9 @@ def whole(tmp_path_factory):
 def test_a_shard_is_a_plain_tar_without_times_or_owners(whole):
     with tarfile.open(whole.tar("x/s")) as archive:
         members = archive.getmembers()
-    assert [m.name for m in members] == [f"{key}.{suffix}" for key in KEYS for suffix in ("png", "json")]
+    assert [m.name for m in members] == [
+        f"{key}.{suffix}" for key in KEYS for suffix in ("png", "json", "reddiff.json")
+    ]
     assert all(m.mtime == 0 and m.uid == 0 and m.uname == "" for m in members)
 
 
@@ -61,7 +67,7 @@ def test_the_sidecar_accounts_for_everything(whole):
     assert sidecar["restored"] == 4 and sidecar["failed"] == [{"index": 2, "key": "bad", "reason": "because"}]
     assert sidecar["metrics"] == {"psnr": [10 + 11 + 13 + 14, 4], "misfit": [pytest.approx(0.4), 4]}
     assert sidecar["attempts"] == 1 and sidecar["hello"] == 1
-    assert sorted(p.name for p in whole.shards.rglob("*") if p.is_file()) == ["s.json", "s.tar"]
+    assert [p.name for p in whole.shards.rglob("*") if p.is_file()] == ["s.tar"], "tars alone"
 
 
 def test_cut_at_every_byte(whole, tmp_path):
@@ -132,19 +138,58 @@ def test_two_writers_never_share_a_shard(tmp_path):
 
 
 def test_scan_stops_at_damage():
-    good = tar.encode([("a.png", b"1"), ("a.json", b"{}")])
+    good = tar.encode([("a.png", b"1"), ("a.json", b"{}"), ("a.reddiff.json", b"{}")])
     damaged = good + b"\x01" * 512 + good
-    assert [key for key, _, _ in tar.scan(io.BytesIO(damaged))] == ["a"]
+    assert [whole.key for whole in tar.scan(io.BytesIO(damaged))] == ["a"]
     assert list(tar.scan(io.BytesIO(b""))) == []
 
 
 def test_metadata_that_is_called_as_a_metric_is_not_added_up(tmp_path):
-    """Without a reference a sample's own psnr passes through, whatever it is."""
     run = Run(tmp_path)
-    run.shards.mkdir()
     writer = ShardWriter(run, "s")
     assert writer.open()
-    for key, psnr in (("a", "<b>"), ("b", [1]), ("c", True), ("d", None), ("e", 20.0)):
-        writer.write(key, [("png", b"x")], {"psnr": psnr, "misfit": 0.5})
+    for key, psnr in (("a", 20.0), ("b", None)):  # an infinite PSNR has no mean
+        writer.write(key, [("png", b"x")], {"psnr": psnr, "misfit": 0.5}, b'{"psnr": 99, "seed": "mine"}')
     writer.commit(True, {})
-    assert finished(run, "s")["metrics"] == {"psnr": [20.0, 1], "misfit": [2.5, 5]}
+    assert finished(run, "s")["metrics"] == {"psnr": [20.0, 1], "misfit": [1.0, 2]}
+    with open(run.tar("s"), "rb") as file:
+        assert [whole.meta for whole in tar.scan(file)] == [b'{"psnr": 99, "seed": "mine"}'] * 2
+
+
+OLDER = [
+    (key, {"png": key.encode() * 99, "json": json.dumps({"psnr": 30.0, "caption": key}).encode()})
+    for key in KEYS
+]
+
+
+def test_a_shard_that_an_earlier_version_finished(tmp_path):
+    """Its sidecar lies beside the tar, and one .json holds what is the user's and what is the run's."""
+    run = Run(tmp_path)
+    write_shard(run.tar("x/s"), OLDER)
+    sidecar = {"complete": True, "restored": 4, "failed": [], "metrics": {"psnr": [120.0, 4]}}
+    sidecar |= {"tar_bytes": run.tar("x/s").stat().st_size, "tar_sha256": sha256(run.tar("x/s"))}
+    run.older_sidecar("x/s").write_text(json.dumps(sidecar))
+    assert finished(run, "x/s") == sidecar
+    assert not ShardWriter(run, "x/s").open(), "nothing is left to do"
+    results = Results(tmp_path)
+    assert results.names == ["x/s"] and results.keys("x/s") == KEYS
+    for pair, key in zip(results.pairs("x/s"), KEYS, strict=True):
+        assert (pair.key, pair.meta, pair.record) == (key, {"caption": key}, {"psnr": 30.0})
+    report = survey(run, None, {})
+    assert (report["shards"]["done"], report["samples"]["restored"]) == (1, 4)
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_a_shard_that_an_earlier_version_began(whole, tmp_path, caplog, committed):
+    """Its samples are written anew, as are those of a shard that --limit cut short; the log says so."""
+    run = Run(tmp_path)
+    path = write_shard(run.tar("x/s") if committed else run.partial("x/s"), OLDER[:3])
+    if committed:
+        sidecar = {"complete": False, "restored": 3, "failed": [], "metrics": {}}
+        run.older_sidecar("x/s").write_text(
+            json.dumps(sidecar | {"tar_bytes": path.stat().st_size, "tar_sha256": sha256(path)})
+        )
+    assert write(run)
+    assert "x/s: an earlier version began it" in caplog.text
+    assert run.tar("x/s").read_bytes() == whole.tar("x/s").read_bytes()
+    assert not run.older_sidecar("x/s").exists() and finished(run, "x/s")["restored"] == 4

@@ -55,7 +55,10 @@ def test_a_sweep_is_the_separate_runs_and_their_means(reddiff, base, tmp_path):
     for (lam, lr), row in zip(pairs, rows, strict=True):
         tars = [read_tar(tar) for tar in (out / row["cell"] / "shards").glob("*.tar")]
         records = [
-            json.loads(content) for tar in tars for name, content in tar.items() if name.endswith("json")
+            json.loads(content)
+            for tar in tars
+            for name, content in tar.items()
+            if name.endswith("reddiff.json")
         ]
         if (lam, lr) in (pairs[0], pairs[-1]):
             alone = tmp_path / "alone" / row["cell"]
@@ -66,7 +69,7 @@ def test_a_sweep_is_the_separate_runs_and_their_means(reddiff, base, tmp_path):
             mean = sum(record[metric] for record in records) / 6
             assert float(row[metric]) == pytest.approx(mean, rel=1e-5)
         psnr.append(float(row["psnr"]))
-        sidecars = [read_json(path) for path in (out / row["cell"] / "shards").glob("*.json")]
+        sidecars = [read_json(path) for path in (out / row["cell"] / "accounts").glob("*.json")]
         seconds = sum(sidecar["seconds"] for sidecar in sidecars) / 6
         assert float(row["seconds_per_image"]) == pytest.approx(seconds, rel=1e-5)
         assert (row["images"], row["failed"], row["exit_code"], row["note"]) == ("6", "0", "0", "")
@@ -91,10 +94,12 @@ def test_a_preview_is_left_alone_and_goes_on_with_a_larger_limit(reddiff, base, 
     out = tmp_path / "out"
     command = ["sweep", "--out", out, "--vary", "seed=3", "--", *base, "--limit"]
     assert reddiff(*command, 4)[0] == 0
-    files = {path: path.stat().st_mtime_ns for path in out.glob("*/shards/*")}
-    assert len(files) == 4 and [row["images"] for row in read_csv(out)] == ["4"]
+    files = {path: path.stat().st_mtime_ns for path in out.glob("*/*/*.*")}
+    assert len(list(out.glob("*/shards/*.tar"))) == 2 == len(list(out.glob("*/accounts/*.json")))
+    assert [row["images"] for row in read_csv(out)] == ["4"]
     assert reddiff(*command, 4)[0] == 0
-    assert {path: path.stat().st_mtime_ns for path in out.glob("*/shards/*")} == files
+    again = {path: path.stat().st_mtime_ns for path in out.glob("*/*/*.*")}
+    assert {path for path in files if files[path] != again[path]} == set(out.glob("*/logs/*"))
     assert reddiff(*command, 5)[0] == 0
     assert [row["images"] for row in read_csv(out)] == ["5"]
 
@@ -122,14 +127,14 @@ def test_a_stopped_sweep_goes_on_and_two_processes_share_one(tasks, base, tmp_pa
     out = tmp_path / "out"
     command = ["sweep", "--out", out, "--vary", "seed=0,1,2", "--", *base, f"--{SAMPLER}steps=500"]
     pid = tasks.start(*command)
-    wait_until(lambda: list(out.glob("*/shards/*.json")))
+    wait_until(lambda: list(out.glob("*/accounts/*.json")))
     tasks.kill(pid, signal.SIGUSR1)
     assert tasks.wait(pid) == 85
-    done = {path: path.stat().st_mtime_ns for path in out.glob("*/shards/*.json")}
+    done = {path: path.stat().st_mtime_ns for path in out.glob("*/accounts/*.json")}
     assert 1 <= len(done) < 6
     both = [tasks.start(*command, "--rank", rank, "--world", 2) for rank in range(2)]
     assert [tasks.wait(pid) for pid in both] == [0, 0]
-    files = {path: path.stat().st_mtime_ns for path in out.glob("*/shards/*.json")}
+    files = {path: path.stat().st_mtime_ns for path in out.glob("*/accounts/*.json")}
     assert len(files) == 6 and files.items() >= done.items()
     assert all(read_json(path)["restored"] == 3 for path in files)
     rows = read_csv(out)

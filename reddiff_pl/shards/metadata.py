@@ -1,0 +1,83 @@
+"""Metadata of samples: the user's own (`KEY.json`), which come out as they went in, and the run's beside them.
+
+What parses is carried as the text that it was, never through numbers and back: a lone surrogate, 1e400, an integer of
+5000 digits or a key that stands there twice would be changed by that, or could not be written at all.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from reddiff_pl.errors import SampleError
+from reddiff_pl.shards.tar import Whole
+
+METRICS = ("psnr", "ssim", "misfit")
+_DIGITS = 4000  # of an integer; Python refuses to read longer ones
+
+
+def parse(content: bytes, name: str) -> dict[str, Any]:
+    """A .json member as a dict; NaN and the infinities, which are not JSON, are None.
+
+    Raises:
+        SampleError: it is not a JSON object.
+    """
+    try:
+        value = json.loads(content, parse_constant=lambda constant: None, parse_int=_integer)
+    except RecursionError as error:
+        raise SampleError(f"{name} is nested too deeply to be read") from error
+    except ValueError as error:
+        raise SampleError(f"{name} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise SampleError(f"{name} is not a JSON object")
+    return value
+
+
+def as_utf8(content: bytes) -> bytes:
+    """The text of a .json member that parses, in UTF-8 and without a byte order mark; every character as it was."""
+    encoding = json.detect_encoding(content)
+    return content if encoding == "utf-8" else content.decode(encoding, "surrogatepass").encode("utf-8")
+
+
+def with_field(content: bytes, name: str, value: float) -> bytes:
+    """The text of a JSON object with a field more, at its end, where the last of two equal names counts."""
+    text = content.rstrip().removesuffix(b"}").rstrip()
+    comma = b"" if text.endswith(b"{") else b", "
+    return text + comma + json.dumps({name: value})[1:].encode()
+
+
+def of_run(values: dict[str, Any]) -> bytes:
+    """A .reddiff.json member."""
+    return json.dumps(values, sort_keys=True, allow_nan=False).encode()
+
+
+def metrics(record: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics in a .reddiff.json; what is infinite, None there, is left out, as is what is no number."""
+    found = {name: record.get(name) for name in METRICS}
+    return {
+        name: float(value)
+        for name, value in found.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }
+
+
+def of_written(whole: Whole) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What lies in an output: the user's own fields, and the run's (metrics, seed).
+
+    Raises:
+        SampleError: one of them cannot be read.
+    """
+    record = parse(whole.record, f"{whole.key}.reddiff.json")
+    if whole.record is not whole.meta:
+        return parse(whole.meta, f"{whole.key}.json"), record
+    ours = (*METRICS, "seed")  # of an earlier version, which wrote both into one
+    return (
+        {name: value for name, value in record.items() if name not in ours},
+        {name: value for name, value in record.items() if name in ours},
+    )
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _DIGITS else float(digits)
