@@ -1,4 +1,4 @@
-"""Metrics of single images, all on the 8-bit image as it is written."""
+"""Metrics of single images, all on the image as it is written."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def psnr(image: Tensor, reference: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB, (B,); infinite for equal images.
 
     Args:
-        image: uint8, (B, C, H, W).
-        reference: the same.
+        image: (B, C, H, W), uint8, or floats on the [0, 1] scale, whose peak is 1.
+        reference: the same, or the other.
     """
-    error = (image.double() - reference.double()) / 255
+    error = _unit(image) - _unit(reference)
     return -10 * error.square().flatten(1).mean(1).log10()
 
 
@@ -29,14 +29,14 @@ def ssim(image: Tensor, reference: Tensor) -> Tensor:
     numbers of scikit-image with gaussian_weights=True, use_sample_covariance=False, data_range=1, full=True.
 
     Args:
-        image: uint8, (B, C, H, W); at least 6 pixels a side.
-        reference: the same.
+        image: (B, C, H, W), uint8, or floats on the [0, 1] scale; at least 6 pixels a side.
+        reference: the same, or the other.
 
     References:
         Image Quality Assessment: From Error Visibility to Structural Similarity
         | https://doi.org/10.1109/TIP.2003.819861
     """
-    a, b = image.double() / 255, reference.double() / 255
+    a, b = _unit(image), _unit(reference)
     rows, columns = (_window(a.shape[dim], a.device) for dim in (-2, -1))
     mean_a, mean_b, mean_aa, mean_bb, mean_ab = (rows @ v @ columns.T for v in (a, b, a * a, b * b, a * b))
     c1, c2 = 0.01**2, 0.03**2
@@ -44,6 +44,11 @@ def ssim(image: Tensor, reference: Tensor) -> Tensor:
     numerator = (2 * mean_a * mean_b + c1) * (2 * cov + c2)
     denominator = (mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2)
     return (numerator / denominator).flatten(1).mean(1)
+
+
+def _unit(images: Tensor) -> Tensor:
+    """float64 on the [0, 1] scale."""
+    return images.double() / 255 if images.dtype == torch.uint8 else images.double()
 
 
 @functools.lru_cache(maxsize=8)

@@ -33,7 +33,8 @@ class Batch:
         params: operator parameters, {name: (B, ...)}.
         label: class labels, long (B,), where the prior takes them.
         noise_std: standard deviation of each measurement's noise, in y's units, (B,).
-        references: uint8 (B, C, H, W), black for rows without one; None where no sample has one.
+        references: (B, C, H, W), uint8, or float32 on the [0, 1] scale where one has more than 8 bits; black for rows
+            without one; None where no sample has one.
         last: the shard ends here.
         complete: False when --limit cuts the shard short.
         fraction: share of the task's input that has been read.
@@ -112,7 +113,8 @@ def collate(shard: Shard, writer: ShardWriter | None, entries: list[Entry], batc
     shown = next((sample.x for sample in samples if sample.x is not None), None)
     if shown is not None:
         black = torch.full_like(shown, -1)
-        batch.references = to_uint8(torch.stack([black if row.x is None else row.x for row in rows]))
+        stacked = torch.stack([black if row.x is None else row.x for row in rows])
+        batch.references = to_uint8(stacked) if all(row.exact for row in rows) else (stacked + 1) / 2
     return batch
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from reddiff_pl.shards.samples import to_uint8
+from reddiff_pl.shards.picture import shown
 
 
 class KeptSteps:
@@ -34,11 +34,11 @@ class KeptSteps:
                 self.stride *= 2
 
     def _frame(self, pair: Tensor) -> Tensor:
-        """x above, x0_hat below, uint8 (B, C, 2H, W)."""
-        return to_uint8(torch.cat([self.decode(x) for x in pair.chunk(2)], dim=-2))
+        """x above, x0_hat below, uint8 (B, 1 or 3, 2H, W)."""
+        return shown((torch.cat([self.decode(x) for x in pair.chunk(2)], dim=-2) + 1) / 2)
 
     def strips(self) -> Tensor | None:
-        """The images' strips, uint8 (B, C, 2H, count * W); None where nothing was kept."""
+        """The images' strips, uint8 (B, 1 or 3, 2H, count * W); None where nothing was kept."""
         if not self.frames:
             return None
         last = self.last if self.last.dtype == torch.uint8 else self._frame(self.last)

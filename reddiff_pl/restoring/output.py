@@ -23,6 +23,7 @@ from tqdm import tqdm
 import reddiff_pl
 from reddiff_pl import stop
 from reddiff_pl.errors import TooManyFailed
+from reddiff_pl.restoring import written
 from reddiff_pl.restoring.batch import Batch
 from reddiff_pl.restoring.restoration import Restored
 from reddiff_pl.shards import encode
@@ -194,18 +195,23 @@ class ShardOutput(Callback):
 
     def _write(self, batch: Batch, restored: Restored | None) -> None:
         assert self._encoders is not None and batch.writer is not None
-        files: dict[int, list[tuple[str, Future[bytes]]]] = {}
+        files: dict[int, list[Future[list[tuple[str, bytes]]]]] = {}
         for row, sample in enumerate(batch.samples):
             if restored is not None and not batch.writer.has(sample):
+                form = restored.forms[row]
                 files[row] = [
-                    (name, self._encoders.submit(_encode, name, content))
-                    for name, content in restored.files(row).items()
+                    self._encoders.submit(written.files, stem, image, form, sample.source)
+                    for stem, image in restored.images(row).items()
+                ] + [
+                    self._encoders.submit(_extra, name, content)
+                    for name, content in restored.extras(row).items()
                 ]
 
         def members(sample: Sample, row: int) -> Members:
             assert restored is not None
             record = {**restored.metrics(row), "seed": self._seed}
-            return [(name, content.result()) for name, content in files.pop(row)], record, sample.meta_json
+            encoded = [member for files_of in files.pop(row) for member in files_of.result()]
+            return encoded, record, sample.meta_json
 
         if (
             write_batch(batch, members, {**self.info, **peak_memory(self._device)})
@@ -215,8 +221,8 @@ class ShardOutput(Callback):
             self.committed(batch.shard.name)
 
 
-def _encode(name: str, content: Tensor) -> bytes:
-    return encode.npy(content) if name.endswith(".npy") else encode.png(content)
+def _extra(name: str, content: Tensor) -> list[tuple[str, bytes]]:
+    return [(name, encode.npy(content) if name.endswith(".npy") else encode.png(content))]
 
 
 class Progress(Callback):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from deepinv.physics import Physics
@@ -17,11 +18,13 @@ from reddiff_pl.errors import ConfigError
 from reddiff_pl.metrics import misfit, psnr, ssim
 from reddiff_pl.physics import MeasurementNoise, bind
 from reddiff_pl.priors import Prior
+from reddiff_pl.restoring import written
 from reddiff_pl.restoring.batch import Batch
 from reddiff_pl.restoring.evolution import KeptSteps
+from reddiff_pl.restoring.written import Form, as_written
 from reddiff_pl.samplers import Sampler, SeededNoise, run
 from reddiff_pl.samplers.spread import spread
-from reddiff_pl.shards.samples import to_uint8
+from reddiff_pl.shards.samples import Sample, unit
 
 log = logging.getLogger(__name__)
 
@@ -31,14 +34,17 @@ class Part:
     """Rows of a batch restored, on their way to the CPU.
 
     Attributes:
-        files: {what a file is called after the key: a row of it an image}: `png`, uint8 (rows, C, H, W), and where
-            asked for `start.png`, A_dagger(y); `std.npy`, the standard deviation of each pixel over several
-            restorations on the [0, 1] scale, float16 (rows, C, H, W); `sample0.png`, ..., these restorations;
-            `steps.png`, the evolution, uint8 (rows, C, 2H, kept * W), x above, x0_hat below.
+        images: {what stands in a file's name between key and kind: a row of it an image}: the restored ones, by an
+            empty name, uint8 or float32 (rows, C, H, W) as `as_written` makes them; and where asked for `start`,
+            A_dagger(y), and `sample0`, ..., the restorations of one measurement.
+        extras: {what a file is called after the key: a row of it an image}: `std.npy`, the standard deviation of each
+            pixel over several restorations on the [0, 1] scale, float16 (rows, C, H, W); `steps.png`, the evolution,
+            uint8 (rows, 1 or 3, 2H, kept * W), x above, x0_hat below.
         metrics: misfit, and psnr and ssim where there are references, (rows,).
     """
 
-    files: Download
+    images: Download
+    extras: Download
     metrics: Download
 
 
@@ -50,16 +56,23 @@ class Restored:
         parts: the batch in parts of equal size, but for the last.
         rows: rows of a part.
         referenced: which samples have a reference.
+        forms: how their images are written.
     """
 
     parts: list[Part]
     rows: int
     referenced: list[bool]
+    forms: list[Form]
 
-    def files(self, i: int) -> dict[str, Tensor]:
-        """The files of sample i, once they have arrived on the CPU."""
+    def images(self, i: int) -> dict[str, Tensor]:
+        """The images of sample i, once they have arrived on the CPU; written in the form `forms[i]`."""
         part, row = divmod(i, self.rows)
-        return {name: rows[row] for name, rows in self.parts[part].files.wait().items()}
+        return {name: rows[row] for name, rows in self.parts[part].images.wait().items()}
+
+    def extras(self, i: int) -> dict[str, Tensor]:
+        """The other files of sample i, once they have arrived on the CPU."""
+        part, row = divmod(i, self.rows)
+        return {name: rows[row] for name, rows in self.parts[part].extras.wait().items()}
 
     def metrics(self, i: int) -> dict[str, float | None]:
         """The metrics of sample i, to 4 decimals; an infinite PSNR is None."""
@@ -88,7 +101,12 @@ class Restoration(LightningModule):
         keep_start: write A_dagger(y), which the sampler starts from, as a picture (`KEY.start.png`).
         num_samples: restorations of each image, with independent noise. With more than one their mean is written, and
             the standard deviation of each pixel (`KEY.std.npy`, float16 (C, H, W) on the [0, 1] scale).
+        samples: of several restorations their `mean` is written, or the `best`, whose misfit is the smallest.
         keep_samples: write each of them, too (`KEY.sample0.png`, ...).
+        output: kind of file of the restored images: `png` (8 bit), `png16`, `tiff` (as deep as what came in) or `npy`
+            (float32 (C, H, W) on the [0, 1] scale, never clipped). Default: what came in: png, of 16 bits where the
+            input has more than 8, npy for floats and for other than 1 or 3 channels. A measurement that is an array
+            counts as its reference does, as float without one.
         noise_device: where random numbers are made. Default: on the device that restores; "cpu" gives the same
             ones everywhere.
         seed: the run's seed. Filled in from --seed.
@@ -106,6 +124,8 @@ class Restoration(LightningModule):
         keep_start: bool = False,
         num_samples: int = 1,
         keep_samples: bool = False,
+        samples: Literal["mean", "best"] = "mean",
+        output: Literal["png", "png16", "tiff", "npy"] | None = None,
         noise_device: str | None = None,
         seed: int = 0,
         evaluations: int | None = None,
@@ -115,7 +135,11 @@ class Restoration(LightningModule):
             raise ConfigError(f"--model.keep_steps: must not be negative, got {keep_steps}")
         if num_samples < 1:
             raise ConfigError(f"--model.num_samples: must be at least 1, got {num_samples}")
-        self.num_samples, self.keep_samples = num_samples, keep_samples
+        if samples not in ("mean", "best"):
+            raise ConfigError(f"--model.samples: must be mean or best, got {samples}")
+        written.check(output, prior.shape[0])
+        self.num_samples, self.keep_samples, self.samples = num_samples, keep_samples, samples
+        self.output = output
         self.prior, self.physics, self.noise = prior, physics, noise
         self.sampler = sampler if evaluations is None else sampler.with_evaluations(evaluations)
         self.keep_steps, self.keep_start = keep_steps, keep_start
@@ -175,7 +199,12 @@ class Restoration(LightningModule):
         if rows < batch_size and not self._rows:
             self._rows = rows
             log.warning("out of memory: from here on %d images at a time, in batches of %d", rows, batch_size)
-        return Restored(parts, rows, [sample.x is not None for sample in batch.samples])
+        return Restored(
+            parts, rows, [sample.x is not None for sample in batch.samples], self._forms(batch.samples)
+        )
+
+    def _forms(self, samples: Sequence[Sample]) -> list[Form]:
+        return [Form.of(sample, self.prior.shape[0], self.output) for sample in samples]
 
     def _note_shape(self, tensors: Mapping[str, Tensor]) -> None:
         """Warn, once, when batches come in ever other shapes; two are usual, as masks of one channel and of three.
@@ -216,21 +245,31 @@ class Restoration(LightningModule):
             )
             return self.prior.decode(x)
 
-        files = {}
+        forms = self._forms(
+            [batch.samples[i] if i < len(batch.samples) else batch.samples[0] for i in range(start, end)]
+        )
+        images, extras = {}, {}
         if self.num_samples == 1:
-            files["png"] = to_uint8(restore(0))
+            images[""] = as_written(restore(0), forms)
         else:
             mean, std, samples = spread(restore, self.num_samples)
-            files["png"] = to_uint8(mean)
+            each = [as_written(x, forms) for x in samples]
+            images[""] = as_written(mean, forms) if self.samples == "mean" else self._best(each, y)
+            extras["std.npy"] = std.half()
+            images |= {f"sample{i}": x for i, x in enumerate(each) if self.keep_samples}
         if self.keep_start:
-            files["start.png"] = to_uint8(self.physics.A_dagger(y))
-        if self.num_samples > 1:
-            files["std.npy"] = std.half()
-            files |= {f"sample{i}.png": to_uint8(x) for i, x in enumerate(samples) if self.keep_samples}
+            images["start"] = as_written(self.physics.A_dagger(y), forms)
         if (strips := kept.strips()) is not None:
-            files["steps.png"] = strips
+            extras["steps.png"] = strips
         references = batch.references[rows] if batch.references is not None else None
-        return Part(Download(files), Download(self._metrics(files["png"], y, references)))
+        metrics = self._metrics(images[""], y, references)
+        return Part(Download(images), Download(extras), Download(metrics))
+
+    def _best(self, images: Sequence[Tensor], y: Tensor) -> Tensor:
+        """Of several restorations of each measurement that of the smallest misfit."""
+        assert self.physics is not None
+        misfits = torch.stack([misfit(2 * unit(x) - 1, y, self.physics) for x in images])
+        return torch.stack(list(images))[misfits.argmin(0), torch.arange(len(y), device=y.device)]
 
     def _asked_to_stop(self) -> bool:
         """Looked at before each step."""
@@ -239,9 +278,10 @@ class Restoration(LightningModule):
         return self.should_stop()
 
     def _metrics(self, images: Tensor, y: Tensor, references: Tensor | None) -> dict[str, Tensor]:
-        """Of the 8-bit images as they are written, (B,) each; `physics` has their parameters bound."""
+        """Of the images as they are written, (B,) each; `physics` has their parameters bound."""
         assert self.physics is not None
-        metrics = {"misfit": misfit(images.to(y.dtype) / 127.5 - 1, y, self.physics)}
+        x = images.float() / 127.5 - 1 if images.dtype == torch.uint8 else 2 * images - 1
+        metrics = {"misfit": misfit(x, y, self.physics)}
         if references is not None:
             # a few images at a time: their maps in float64 need more memory than many a network
             pairs = list(zip(images.split(8), references.split(8), strict=True))

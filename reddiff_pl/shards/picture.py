@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -96,6 +97,32 @@ class Picture:
             small = torch.from_numpy(_resize(alpha[0].numpy(), width, height))[None]
             source = replace(source, alpha=small)
         return Picture(_resize(self.pixels, width, height, clip=source.bits > 0), source)
+
+
+def resized_plane(plane: Tensor, size: Sequence[int]) -> Tensor:
+    """An alpha plane, (1, h, w), at (height, width); itself where it has that size."""
+    height, width = size
+    if tuple(plane.shape[-2:]) == (height, width):
+        return plane
+    return torch.from_numpy(_resize(plane[0].numpy(), width, height).copy())[None]
+
+
+def shown(values: Tensor) -> Tensor:
+    """What can be seen of an image of any channels, uint8 (..., 1 or 3, H, W).
+
+    Of two channels their magnitude, as of a complex number; of four and more the first three as colours.
+
+    Args:
+        values: uint8, or floats on the [0, 1] scale, (..., C, H, W).
+    """
+    channels = values.shape[-3]
+    if channels == 2:
+        values = (values.float() / 255 if values.dtype == torch.uint8 else values).norm(dim=-3, keepdim=True)
+    elif channels > 3:
+        values = values[..., :3, :, :]
+    if values.dtype == torch.uint8:
+        return values
+    return (values.nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def unit(pixels: NDArray[Any]) -> NDArray[np.float32]:

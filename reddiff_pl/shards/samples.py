@@ -33,6 +33,10 @@ class Sample:
         label: its class, where the prior takes labels.
         noise_std: standard deviation of the measurement's noise, in y's units.
         source: the file that the measurement, or the clean image, was read from.
+        depth: bits of a value of the image that came in, as `Source.bits`: those of the reference where the measurement
+            is an array.
+        grey: it came as one channel, and was made several equal ones.
+        exact: 8 bits hold the reference.
     """
 
     index: int
@@ -45,6 +49,9 @@ class Sample:
     noise_std: float = 0.0
     source: Source | None = None
     meta_json: bytes = b"{}"
+    depth: int = 8
+    grey: bool = False
+    exact: bool = True
 
 
 def prepare(
@@ -76,19 +83,28 @@ def prepare(
     if is_measured(members):
         if "y.npy" in members:
             y = decode.array(decode.member_bytes(members["y.npy"]), "y.npy")
-            source = Source("y.npy", bits=0, channels=channels)
+            source, grey = Source("y.npy", bits=0, channels=channels), False
+            depth = 0 if reference is None else reference.source.bits
         else:
             name = image_member(members, "y.")
             content = decode.member_bytes(members[name])
             picture = decode.image(content, name, channels, max_pixels)
-            source = picture.source
+            source, depth = picture.source, picture.source.bits
+            grey = source.channels == 1 and channels == 3
             given = {**parameters_of_file(degradation.physics, content), **given}
             # [0, 1] in the operator's own range
             y = degradation.scale * decode.unit_tensor(picture) - (degradation.scale - 1)
         y, params = degradation.accept(y, raw.key, given)
         noise_std = degradation.noise_std(y, params, meta.get("sigma_y", degradation.sigma_y))
+        exact = reference is None or 0 < reference.source.bits <= 8
         return Sample(
-            raw.index, raw.key, y, params, x, meta, noise_std=noise_std, source=source, meta_json=meta_json
+            *(raw.index, raw.key, y, params, x, meta),
+            noise_std=noise_std,
+            source=source,
+            meta_json=meta_json,
+            depth=depth,
+            grey=grey,
+            exact=exact,
         )
 
     if x is None or reference is None:
@@ -98,16 +114,15 @@ def prepare(
         )
     y, params = degradation(x, raw.key, given)
     noise_std = degradation.noise_std(y, params, degradation.sigma_y)
+    source = reference.source
     return Sample(
-        raw.index,
-        raw.key,
-        y,
-        params,
-        x,
-        meta,
+        *(raw.index, raw.key, y, params, x, meta),
         noise_std=noise_std,
-        source=reference.source,
+        source=source,
         meta_json=meta_json,
+        depth=source.bits,
+        grey=source.channels == 1 and channels == 3,
+        exact=0 < source.bits <= 8,
     )
 
 
@@ -205,7 +220,7 @@ def members_of(sample: Sample, noise_free: bool, scale: float) -> list[tuple[str
         else:
             members.append((f"{name}.npy", encode.npy(value)))
     if sample.x is not None:
-        members.append(("x.png", encode.png(to_uint8(sample.x))))
+        members.append(_reference_member(sample))
     return members
 
 
@@ -218,6 +233,22 @@ def _measurement_member(y: Tensor, noise_free: bool, scale: float) -> tuple[str,
         if exact and bool(((levels >= 0) & (levels <= 255)).all()):
             return "y.png", encode.png(levels.byte())
     return "y.npy", encode.npy(y)
+
+
+def _reference_member(sample: Sample) -> tuple[str, bytes]:
+    """A png of 8 or 16 bits, as deep as what came in; npy, on the [0, 1] scale, for floats and other channels."""
+    assert sample.x is not None
+    x = sample.x[:1] if sample.grey else sample.x
+    if len(x) not in (1, 3) or sample.depth == 0:
+        return "x.npy", encode.npy((x + 1) / 2)
+    if sample.depth <= 8:
+        return "x.png", encode.png(to_uint8(x))
+    return "x.png", encode.png(((x + 1) * 32767.5).round().clamp(0, 65535).to(torch.int32).to(torch.uint16))
+
+
+def unit(images: Tensor) -> Tensor:
+    """uint8, or floats that are there already, as float32 on the [0, 1] scale."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images.float()
 
 
 def to_uint8(x: Tensor) -> Tensor:

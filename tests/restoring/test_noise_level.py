@@ -10,7 +10,7 @@ import pytest
 from helpers import CONFIGS, QUICK, npy, read_json, read_tar, write_shard
 
 DENOISING = ["--config", CONFIGS / "tasks" / "denoising.yaml", *QUICK]
-DENOISING += ["--model.prior.init_args.shape=[3,16,16]"]
+DENOISING += ["--model.prior.init_args.shape=[3,16,16]", "--model.output=png"]
 FLAT = np.zeros((3, 16, 16), np.float32)
 
 
