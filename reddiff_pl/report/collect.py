@@ -18,6 +18,7 @@ from reddiff_pl.errors import ConfigError
 from reddiff_pl.evaluation.pairs import Results
 from reddiff_pl.report.settings import clean, config_text, lookup, number, settings
 from reddiff_pl.shards.layout import Run
+from reddiff_pl.shards.metadata import FAR_LINE, far_line
 from reddiff_pl.shards.survey import planned_shards, survey
 
 FAILED_SHOWN = 500
@@ -146,6 +147,10 @@ def collect(results: Results) -> Facts:
             said.setdefault(label, {})[clean(value, 300)] = None
         if stretch := _stretch(name, sidecar, done_by.get(name)):
             stretches.append(stretch)
+    accounts = [sidecar for sidecar in results.sidecars.values() if sidecar is not None]
+    if far := sum(int(number(account.get("misfit_far")) or 0) for account in accounts):
+        restored = sum(account["restored"] for account in accounts)
+        warnings = [far_line(far, restored), *(line for line in warnings if FAR_LINE not in line)]
     failed = islice(results.failures(), FAILED_SHOWN)
     return Facts(
         title=clean(run.out.resolve().name) or str(run.out),

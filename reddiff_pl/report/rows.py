@@ -41,6 +41,7 @@ KNOWN = {
         Metric("ssim", "SSIM", "", 1, 3, "higher is better"),
         Metric("lpips", "LPIPS", "", -1, 3, "lower is better"),
         Metric("misfit", "Data misfit", "", -1, 4, "distance to the measurement"),
+        Metric("misfit_ratio", "Misfit / noise", "", 0, 2, "over the noise level told; should be about 1"),
     )
 }
 
@@ -120,7 +121,7 @@ def from_records(
     shards: list[str] = []
     shard: list[int] = []
     keys: list[str] = []
-    columns: dict[str, list[float]] = {name: [] for name in METRICS}
+    columns: dict[str, list[float]] = {name: [] for name in (*METRICS, "misfit_ratio")}
     for name in names:
         if len(keys) >= limit:
             break

@@ -16,6 +16,7 @@ from reddiff_pl.restoring.output import Progress, ShardOutput
 from reddiff_pl.restoring.physics_yaml import check_parsed, parse_with, physics_beside
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import total
+from reddiff_pl.shards.metadata import far_line
 from reddiff_pl.shards.placement import place
 from reddiff_pl.shards.plan import folder_mark, plan
 from reddiff_pl.shards.publishing import publish, publish_missing
@@ -126,6 +127,8 @@ def summary(run: Run, data: ShardDataModule) -> int:
     """Say what became of this task's shards. Judged by the shards themselves: a loop may end early in silence."""
     totals = total(run, [shard.name for shard in data.shards])
     log.info("%s -> %s", totals.line(), run.shards)
+    if totals.far:
+        log.warning("%s", far_line(totals.far, totals.restored))
     if not data.rank and (line := data.inputs.not_looked_at()):
         log.warning("%s", line)
     if totals.unfinished > len(set(data.held)) and data.limit is None:

@@ -44,6 +44,8 @@ class ShardDataModule(LightningDataModule):
         params: {parameter of the operator: where it is for samples that do not bring it}, a folder with a file of the
             same name for each image, or one file for all.
         invert_mask: masks are white where pixels are missing.
+        rounding: a measurement read from a picture has at least the noise that its file's rounding, or JPEG's tables,
+            left in it, where neither its KEY.json nor sigma_y say another level.
         batch_size: images restored together. A batch always has this size; the last one is padded. "auto" measures
             the largest one that pays on the GPU (without one: 8); all tasks of a run take the first one's.
         size: side of the square that clean images are reduced to, in pixels. Default: the prior's.
@@ -74,6 +76,7 @@ class ShardDataModule(LightningDataModule):
         measured: str | None = None,
         params: dict[str, str] | None = None,
         invert_mask: bool = False,
+        rounding: bool = True,
         batch_size: int | Literal["auto"] = 8,
         size: int | None = None,
         workers: int = 2,
@@ -115,7 +118,7 @@ class ShardDataModule(LightningDataModule):
         self.classes, self.default_label = classes, default_label
         self.rank, self.world = place(rank, world)
         self.inputs = Inputs(shards, images, measured, params, out, self.degradation)
-        self.invert_mask = invert_mask
+        self.invert_mask, self.rounding = invert_mask, rounding
         self.all_shards = self.inputs.all
         self.shards = assigned(self.all_shards, self.rank, self.world)
         self.held: list[str] = []  # shards that other tasks were writing
@@ -261,7 +264,7 @@ class ShardDataModule(LightningDataModule):
             return raw
         try:
             self.inputs.given.add_to(raw)
-            sample = prepare(raw, self.degradation, self.max_pixels, self.invert_mask)
+            sample = prepare(raw, self.degradation, self.max_pixels, self.invert_mask, self.rounding)
             for note in sample.source.notes if sample.source is not None else ():
                 log.warning("key %s: %s", raw.key, note)
             if self.classes:

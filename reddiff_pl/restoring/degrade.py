@@ -44,9 +44,12 @@ def degrade(argv: list[str]) -> int:
 
     def members(sample: Sample, row: int) -> Members:
         files = members_of(sample, isinstance(degradation.noise, NoNoise), degradation.scale)
+        told = level if isinstance(level, float) and level else None
+        if told is None and files[0][0] == "y.png":
+            told = 0.0  # it holds the measurement exactly, and a picture read from elsewhere would be rounded
         meta = sample.meta_json
-        if isinstance(level, float) and level and sample.meta.get("sigma_y") != level:
-            meta = with_field(meta, "sigma_y", level)
+        if told is not None and sample.meta.get("sigma_y") != told:
+            meta = with_field(meta, "sigma_y", told)
         return files, {"seed": cli.config.seed}, meta
 
     for batch in tqdm(data.batches(), unit="batch", mininterval=1):

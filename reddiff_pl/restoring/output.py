@@ -27,6 +27,7 @@ from reddiff_pl.restoring import written
 from reddiff_pl.restoring.batch import Batch
 from reddiff_pl.restoring.restoration import Restored
 from reddiff_pl.shards import encode
+from reddiff_pl.shards.metadata import misfit_ratio
 from reddiff_pl.shards.reader import Failure, RawSample
 from reddiff_pl.shards.samples import Sample
 
@@ -209,7 +210,9 @@ class ShardOutput(Callback):
 
         def members(sample: Sample, row: int) -> Members:
             assert restored is not None
-            record = {**restored.metrics(row), "seed": self._seed}
+            record = {**restored.metrics(row), "seed": self._seed, **_told(sample)}
+            if isinstance(record.get("misfit"), float):
+                record["misfit_ratio"] = round(misfit_ratio(record["misfit"], sample.sigma_y), 2)
             encoded = [member for files_of in files.pop(row) for member in files_of.result()]
             return encoded, record, sample.meta_json
 
@@ -223,6 +226,12 @@ class ShardOutput(Callback):
 
 def _extra(name: str, content: Tensor) -> list[tuple[str, bytes]]:
     return [(name, encode.npy(content) if name.endswith(".npy") else encode.png(content))]
+
+
+def _told(sample: Sample) -> dict[str, Any]:
+    """What a sample brought along, as its .reddiff.json says it."""
+    told: dict[str, Any] = {"sigma_y": round(sample.sigma_y, 6), "sigma_y_of": sample.sigma_y_of}
+    return told if sample.file is None else {**told, "file": sample.file}
 
 
 class Progress(Callback):

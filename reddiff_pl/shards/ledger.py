@@ -83,6 +83,7 @@ class Totals:
     restored: int = 0
     failed: int = 0
     unfinished: int = 0
+    far: int = 0  # whose misfit stands far from the noise level
     sums: Sums = field(default_factory=Sums)
 
     def line(self) -> str:
@@ -102,6 +103,7 @@ def total(run: Run, names: Iterable[str]) -> Totals:
         totals.shards += 1
         totals.restored += sidecar["restored"]
         totals.failed += len(sidecar["failed"])
+        totals.far += number if isinstance(number := sidecar.get("misfit_far"), int) else 0
         for metric, (value, count) in sidecar["metrics"].items():
             entry = totals.sums.metrics.setdefault(metric, [0.0, 0])
             entry[0] += value

@@ -15,6 +15,9 @@ from reddiff_pl.errors import SampleError
 from reddiff_pl.shards.tar import Whole
 
 METRICS = ("psnr", "ssim", "misfit")
+WRITTEN = 1 / (255 * math.sqrt(12))  # the rounding of an 8-bit result, on the [0, 1] scale
+FAR_LINE = "their misfit stands far from the noise level told"
+FAR = 5.0  # a misfit so many times the level, or so many times less, is worth a warning
 _DIGITS = 4000  # of an integer; Python refuses to read longer ones
 
 
@@ -61,6 +64,27 @@ def metrics(record: Mapping[str, Any]) -> dict[str, float]:
         for name, value in found.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }
+
+
+def misfit_ratio(misfit: float, sigma_y: float) -> float:
+    """A misfit over what it should be: the noise level that was told and the rounding of what is written."""
+    return misfit / math.hypot(sigma_y, WRITTEN)
+
+
+def is_far(record: Mapping[str, Any]) -> bool:
+    """Whether a sample's misfit stands far from the noise level it was told."""
+    ratio, sigma_y = record.get("misfit_ratio"), record.get("sigma_y")
+    if not isinstance(ratio, int | float) or not isinstance(sigma_y, int | float):
+        return False
+    return ratio > FAR or (ratio * FAR < 1 and sigma_y > FAR * WRITTEN)
+
+
+def far_line(far: int, total: int) -> str:
+    """The warning about so many samples."""
+    return (
+        f"{far:,} of {total:,} images: {FAR_LINE} (more than {FAR:g} times it, or less than a {FAR:g}th): check "
+        "--data.sigma_y, the operator and its parameters; misfit_ratio in KEY.reddiff.json says which"
+    )
 
 
 def of_written(whole: Whole) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -16,6 +16,7 @@ from reddiff_pl.physics.degrade import Degradation
 from reddiff_pl.shards import decode, encode, metadata
 from reddiff_pl.shards.picture import Picture, Source
 from reddiff_pl.shards.reader import RawSample
+from reddiff_pl.shards.rounding import rounding_level
 
 
 @dataclass
@@ -32,6 +33,9 @@ class Sample:
         meta_json: the same as they came, passed through.
         label: its class, where the prior takes labels.
         noise_std: standard deviation of the measurement's noise, in y's units.
+        sigma_y: the same on the [0, 1] scale.
+        sigma_y_of: who said so: json, option, estimate, noise (the task's) or file (its rounding).
+        file: of a folder, its file's path there.
         source: the file that the measurement, or the clean image, was read from.
         depth: bits of a value of the image that came in, as `Source.bits`: those of the reference where the measurement
             is an array.
@@ -47,6 +51,9 @@ class Sample:
     meta: dict[str, Any]
     label: int | None = None
     noise_std: float = 0.0
+    sigma_y: float = 0.0
+    sigma_y_of: str = "noise"
+    file: str | None = None
     source: Source | None = None
     meta_json: bytes = b"{}"
     depth: int = 8
@@ -55,7 +62,11 @@ class Sample:
 
 
 def prepare(
-    raw: RawSample, degradation: Degradation, max_pixels: int = decode.MAX_PIXELS, invert_mask: bool = False
+    raw: RawSample,
+    degradation: Degradation,
+    max_pixels: int = decode.MAX_PIXELS,
+    invert_mask: bool = False,
+    rounding: bool = True,
 ) -> Sample:
     """Decode a sample, and degrade it where it is a clean image.
 
@@ -67,6 +78,7 @@ def prepare(
         degradation: the operator and the noise.
         max_pixels: larger pictures are refused.
         invert_mask: masks are white where pixels are missing.
+        rounding: the noise of a measurement is at least what its file has rounded away, where no level is given.
 
     Raises:
         SampleError: what is wrong with it.
@@ -82,7 +94,8 @@ def prepare(
 
     if is_measured(members):
         if "y.npy" in members:
-            y = decode.array(decode.member_bytes(members["y.npy"]), "y.npy")
+            content = decode.member_bytes(members["y.npy"])
+            y = decode.array(content, "y.npy")
             source, grey = Source("y.npy", bits=0, channels=channels), False
             depth = 0 if reference is None else reference.source.bits
         else:
@@ -95,11 +108,16 @@ def prepare(
             # [0, 1] in the operator's own range
             y = degradation.scale * decode.unit_tensor(picture) - (degradation.scale - 1)
         y, params = degradation.accept(y, raw.key, given)
-        noise_std = degradation.noise_std(y, params, meta.get("sigma_y", degradation.sigma_y))
+        told = _told(degradation, y, params, meta)
+        if rounding and told["sigma_y_of"] in ("noise", "estimate"):
+            least = rounding_level(source.bits, content, degradation.physics)
+            if least > told["sigma_y"]:
+                told = {"noise_std": degradation.scale * least, "sigma_y": least, "sigma_y_of": "file"}
         exact = reference is None or 0 < reference.source.bits <= 8
         return Sample(
             *(raw.index, raw.key, y, params, x, meta),
-            noise_std=noise_std,
+            **told,
+            file=raw.file,
             source=source,
             meta_json=meta_json,
             depth=depth,
@@ -113,17 +131,32 @@ def prepare(
             f"no measurement: expected KEY.y.npy, KEY.y.png or a clean image such as KEY.jpg, found {names}"
         )
     y, params = degradation(x, raw.key, given)
-    noise_std = degradation.noise_std(y, params, degradation.sigma_y)
     source = reference.source
     return Sample(
         *(raw.index, raw.key, y, params, x, meta),
-        noise_std=noise_std,
+        **_told(degradation, y, params, {}),
+        file=raw.file,
         source=source,
         meta_json=meta_json,
         depth=source.bits,
         grey=source.channels == 1 and channels == 3,
         exact=0 < source.bits <= 8,
     )
+
+
+def _told(
+    degradation: Degradation, y: Tensor, params: Mapping[str, Tensor], meta: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The noise level of a measurement by its own .json, the option or the task, as `Sample` keeps it."""
+    own = meta.get("sigma_y")
+    level = degradation.sigma_y if own is None else own
+    said = "noise" if level is None else "json" if own is not None else "option"
+    noise_std = degradation.noise_std(y, params, level)
+    return {
+        "noise_std": noise_std,
+        "sigma_y": noise_std / degradation.scale,
+        "sigma_y_of": "estimate" if level == "estimate" else said,
+    }
 
 
 def label_of(meta: Mapping[str, Any], classes: int, default: int | None) -> int:

@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -198,11 +199,15 @@ class ShardWriter:
 
     def _publish(self, complete: bool, info: Mapping[str, Any]) -> None:
         partial, final = self.run.partial(self.name), self.run.tar(self.name)
-        sums, restored = Sums(), 0
+        sums, restored, far = Sums(), 0, 0
+        levels: Counter[str] = Counter()
         with open(partial, "rb") as file:
             for whole in tar.scan(file):
-                restored += 1
-                sums.add(metadata.metrics(metadata.parse(whole.record, f"{whole.key}{tar.RECORD}")))
+                record = metadata.parse(whole.record, f"{whole.key}{tar.RECORD}")
+                restored, far = restored + 1, far + metadata.is_far(record)
+                if "sigma_y_of" in record:
+                    levels[str(record["sigma_y_of"])] += 1
+                sums.add(metadata.metrics(record))
         sidecar = {
             "name": self.name,
             "complete": complete,
@@ -210,6 +215,8 @@ class ShardWriter:
             "resumed": self._resumed + len(self._old),
             "failed": [asdict(self.failed[index]) for index in sorted(self.failed)],
             "metrics": sums.metrics,
+            "sigma_y_of": dict(levels),
+            "misfit_far": far,
             "seconds": round(time.monotonic() - self._started, 3),
             "finished": time.time(),
             "host": socket.gethostname(),
