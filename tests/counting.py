@@ -67,3 +67,23 @@ class CrashingREDDiff(REDDiff):
         if CrashingREDDiff.begun == 3:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         return super().step(state)
+
+
+class DivergingREDDiff(REDDiff):
+    """Takes images whose measurement is bright out of all range in its third step."""
+
+    value = float("inf")
+
+    def step(self, state: Any) -> Any:
+        state = super().step(state)
+        if state.step == 3:
+            bright = (state.y.flatten(1).mean(1) > 0.5)[:, None, None, None]
+            with torch.no_grad():
+                state.x.copy_(torch.where(bright, self.value, state.x))
+        return state
+
+
+class GrowingREDDiff(DivergingREDDiff):
+    """The same, but all stays finite."""
+
+    value = 3e4

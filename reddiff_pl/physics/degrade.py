@@ -23,6 +23,8 @@ from reddiff_pl.physics.binding import (
 from reddiff_pl.physics.noise import MeasurementNoise, NoNoise, estimate_noise_std
 from reddiff_pl.seeding import stream
 
+_FAR = 1e4  # a measurement so much larger than those of images is in other units, or damaged
+
 
 class Degradation:
     """Makes measurements, and checks those that samples bring. The same in the loader and in `degrade`.
@@ -127,7 +129,22 @@ class Degradation:
             )
         if not torch.isfinite(y).all():
             raise SampleError("the measurement holds NaN or infinite values")
+        self._check_range(y, physics)
         return self._clear_unmeasured(y, physics), params
+
+    def _check_range(self, y: Tensor, physics: Physics) -> None:
+        """No level of noise, and no operator's gain, puts a measurement so far off the images that it shows."""
+        largest = y.abs().max().item() if y.numel() else 0.0
+        if largest <= _FAR:  # nearly all: the operator need not be asked
+            return
+        reach = max(
+            physics.A(torch.full((1, *self.shape), value)).abs().max().item() for value in (-1.0, 1.0)
+        )
+        if not largest <= _FAR * reach:
+            raise SampleError(
+                f"the measurement reaches {largest:.3g}, but the operator gives {reach:.3g} at most for a white or a "
+                "black image; store it in the operator's own range"
+            )
 
     def _clear_unmeasured(self, y: Tensor, physics: Physics) -> Tensor:
         """Where the image has no say, as under a mask, nothing is measured, not even noise."""

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 import reddiff_pl
 from reddiff_pl import stop
-from reddiff_pl.errors import TooManyFailed
+from reddiff_pl.errors import SampleError, TooManyFailed
 from reddiff_pl.restoring import written
 from reddiff_pl.restoring.batch import Batch
 from reddiff_pl.restoring.restoration import Restored
@@ -80,37 +80,44 @@ Members: TypeAlias = tuple[list[tuple[str, bytes]], Mapping[str, Any], bytes]
 """What is written of a sample: (file name after the first dot, content) of its files, its .reddiff.json, its .json."""
 
 
-def write_batch(batch: Batch, members: Callable[[Sample, int], Members], info: Mapping[str, Any]) -> bool:
+def write_batch(
+    batch: Batch, members: Callable[[Sample, int], Members], info: Mapping[str, Any]
+) -> tuple[bool, int]:
     """Write what is missing of a batch, in input order, and commit the shard after its last one.
 
     Args:
         batch: its failures are listed with a line in the log, its kept samples copied.
-        members: gives what is written of a sample, from it and its row in the batch.
+        members: gives what is written of a sample, from it and its row in the batch; a SampleError fails it.
         info: what the sidecar says beside its counts.
 
     Returns:
-        Whether the shard was committed.
+        whether the shard was committed, and how many samples failed only now.
     """
     writer = batch.writer
     assert writer is not None
-    rows = itertools.count()
+    rows, late = itertools.count(), 0
     for entry in batch.entries:
         row = next(rows) if isinstance(entry, Sample) else -1
         if writer.has(entry):
             continue
-        if isinstance(entry, Failure):
-            log.warning("shard %s, key %s: %s", writer.name, entry.key or "-", entry.reason)
-            writer.fail(entry)
-        elif isinstance(entry, RawSample):
+        if isinstance(entry, RawSample):
             writer.copy(entry.key)
-        else:
-            writer.write(entry.key, *members(entry, row))
+            continue
+        if isinstance(entry, Sample):
+            try:
+                writer.write(entry.key, *members(entry, row))
+                continue
+            except SampleError as error:
+                entry = Failure(entry.index, entry.key, " ".join(str(error).split()))
+                late += 1
+        log.warning("shard %s, key %s: %s", writer.name, entry.key or "-", entry.reason)
+        writer.fail(entry)
     if not batch.last:
-        return False
+        return False, late
     inputs = batch.shard.digest()
     writer.commit(batch.complete, {**info, "versions": versions(), **({"inputs": inputs} if inputs else {})})
     log.info("shard %s: finished, %d samples", writer.name, len(writer.done))
-    return True
+    return True, late
 
 
 class ShardOutput(Callback):
@@ -132,7 +139,7 @@ class ShardOutput(Callback):
         committed: Callable[[str], None] | None = None,
     ) -> None:
         self.info, self.max_failed, self.committed = info, max_failed, committed
-        self._seen = self._failed = 0
+        self._seen = self._failed = self._late = 0  # the last is the writing thread's
         self._queue: queue.Queue[tuple[Batch, Restored | None] | None] = queue.Queue(maxsize=2)
         self._thread: threading.Thread | None = None
         self._encoders: ThreadPoolExecutor | None = None
@@ -159,14 +166,12 @@ class ShardOutput(Callback):
         self._seen += len(batch.entries)
         self._failed += sum(isinstance(entry, Failure) for entry in batch.entries)
         self._queue.put((batch.account(), outputs))
-        if self._seen >= ENOUGH_TO_JUDGE and self._failed > self.max_failed * self._seen:
-            raise TooManyFailed(
-                f"{self._failed} of {self._seen} samples failed, more than --max-failed {self.max_failed}"
-            )
+        self._judge()
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.drain()
         self._raise()
+        self._judge()
         for gib in peak_memory(self._device).values():
             log.info("device memory: %.2f GiB in use at most", gib)
 
@@ -180,6 +185,13 @@ class ShardOutput(Callback):
             self._thread.join(DRAIN_SECONDS if stop.requested() else None)
         if self._encoders is not None:
             self._encoders.shutdown(wait=False, cancel_futures=True)
+
+    def _judge(self) -> None:
+        failed = self._failed + self._late
+        if self._seen >= ENOUGH_TO_JUDGE and failed > self.max_failed * self._seen:
+            raise TooManyFailed(
+                f"{failed} of {self._seen} samples failed, more than --max-failed {self.max_failed}"
+            )
 
     def _raise(self) -> None:
         if self._error is not None:
@@ -210,17 +222,16 @@ class ShardOutput(Callback):
 
         def members(sample: Sample, row: int) -> Members:
             assert restored is not None
+            restored.check(row)
             record = {**restored.metrics(row), "seed": self._seed, **_told(sample)}
             if isinstance(record.get("misfit"), float):
                 record["misfit_ratio"] = round(misfit_ratio(record["misfit"], sample.sigma_y), 2)
             encoded = [member for files_of in files.pop(row) for member in files_of.result()]
             return encoded, record, sample.meta_json
 
-        if (
-            write_batch(batch, members, {**self.info, **peak_memory(self._device)})
-            and batch.complete
-            and self.committed is not None
-        ):
+        committed, late = write_batch(batch, members, {**self.info, **peak_memory(self._device)})
+        self._late += late
+        if committed and batch.complete and self.committed is not None:
             self.committed(batch.shard.name)
 
 

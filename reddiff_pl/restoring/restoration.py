@@ -20,6 +20,7 @@ from reddiff_pl.physics import MeasurementNoise, bind
 from reddiff_pl.priors import Prior
 from reddiff_pl.restoring import written
 from reddiff_pl.restoring.batch import Batch
+from reddiff_pl.restoring.divergence import Divergence, refuse_divergence
 from reddiff_pl.restoring.evolution import KeptSteps
 from reddiff_pl.restoring.written import Form, as_written
 from reddiff_pl.samplers import Sampler, SeededNoise, run
@@ -41,11 +42,13 @@ class Part:
             pixel over several restorations on the [0, 1] scale, float16 (rows, C, H, W); `steps.png`, the evolution,
             uint8 (rows, 1 or 3, 2H, kept * W), x above, x0_hat below.
         metrics: misfit, and psnr and ssim where there are references, (rows,).
+        divergence: what `Divergence` found, (rows,).
     """
 
     images: Download
     extras: Download
     metrics: Download
+    divergence: Download
 
 
 @dataclass
@@ -74,12 +77,21 @@ class Restored:
         part, row = divmod(i, self.rows)
         return {name: rows[row] for name, rows in self.parts[part].extras.wait().items()}
 
+    def check(self, i: int) -> None:
+        """
+        Raises:
+            SampleError: sample i diverged, or its result is not finite.
+        """
+        part, row = divmod(i, self.rows)
+        found = self.parts[part].divergence.wait()
+        refuse_divergence(int(found["first"][row]), bool(found["broken"][row]))
+
     def metrics(self, i: int) -> dict[str, float | None]:
-        """The metrics of sample i, to 4 decimals; an infinite PSNR is None."""
+        """The metrics of sample i, to 4 decimals; None where one is infinite, as the PSNR of equal images is."""
         part, row = divmod(i, self.rows)
         values = {name: column[row].item() for name, column in self.parts[part].metrics.wait().items()}
         return {
-            name: None if value == math.inf else round(value, 4)
+            name: None if not math.isfinite(value) else round(value, 4)
             for name, value in values.items()
             if name == "misfit" or self.referenced[i]
         }
@@ -227,10 +239,16 @@ class Restoration(LightningModule):
         y, rows = batch.y[start:end], slice(start, end)
         bind(self.physics, {name: value[rows] for name, value in batch.params.items()})
         kept = KeptSteps(self.keep_steps, self.prior.decode)
+        divergence = Divergence(len(y), y.device)
         if self._pace is None:
             self._pace = Pace(y.device)
 
         def restore(sample: int) -> Tensor:
+            def look(step: int, x: Tensor, x0_hat: Tensor) -> None:
+                divergence(step, x, x0_hat)
+                if self.keep_steps and sample == 0:
+                    kept(step, x, x0_hat)
+
             assert self.physics is not None and batch.noise_std is not None
             x = run(
                 self.sampler,
@@ -240,10 +258,10 @@ class Restoration(LightningModule):
                 SeededNoise(self.seed, batch.keys[rows], y.device, self.noise_device, sample),
                 batch.label[rows] if batch.label is not None else None,
                 noise_std=batch.noise_std[rows],
-                callback=kept if self.keep_steps and sample == 0 else None,
+                callback=look,
                 should_stop=self._asked_to_stop,
             )
-            return self.prior.decode(x)
+            return divergence.result(self.prior.decode(x))
 
         forms = self._forms(
             [batch.samples[i] if i < len(batch.samples) else batch.samples[0] for i in range(start, end)]
@@ -258,12 +276,12 @@ class Restoration(LightningModule):
             extras["std.npy"] = std.half()
             images |= {f"sample{i}": x for i, x in enumerate(each) if self.keep_samples}
         if self.keep_start:
-            images["start"] = as_written(self.physics.A_dagger(y), forms)
+            images["start"] = as_written(divergence.result(self.physics.A_dagger(y)), forms)
         if (strips := kept.strips()) is not None:
             extras["steps.png"] = strips
         references = batch.references[rows] if batch.references is not None else None
         metrics = self._metrics(images[""], y, references)
-        return Part(Download(images), Download(extras), Download(metrics))
+        return Part(Download(images), Download(extras), Download(metrics), Download(divergence.found()))
 
     def _best(self, images: Sequence[Tensor], y: Tensor) -> Tensor:
         """Of several restorations of each measurement that of the smallest misfit."""
