@@ -84,25 +84,46 @@ class PoissonNoise(MeasurementNoise):
 
 
 def estimate_noise_std(y: Tensor, measured: Tensor) -> float:
-    """Standard deviation of white noise in one image-like measurement, from the measurement alone, in its units.
+    """Standard deviation of white noise in one measurement, from the measurement alone, in its units.
 
     The median of |d| / 0.6745 over the diagonal details d = (a - b - c + e) / 2 of all 2x2 squares that are measured
     whole: smooth regions and straight edges leave only the noise there. Texture adds to it, so it is an upper bound.
+    Where masks leave too few squares, over the differences (a - b) / sqrt(2) of neighbours; where they leave too few of
+    these, or y is no image, over those of values that follow each other.
 
     Args:
-        y: measurement, (C, H, W).
+        y: measurement, (C, H, W) or any other shape, real or complex.
         measured: where the image has a say in it, bool, like y.
 
     Returns:
-        the estimate; 0 where y is no image or has fewer than 64 such squares.
+        the estimate; 0 where fewer than 16 differences are left.
 
     References:
         Ideal spatial adaptation by wavelet shrinkage | https://doi.org/10.1093/biomet/81.3.425
     """
-    if y.ndim != 3:
-        return 0.0
+    if y.is_complex():  # noise of real and imaginary part
+        y, measured = torch.cat([y.real, y.imag]), torch.cat([measured, measured])
+    found = [_squares, _neighbours] if y.ndim == 3 else []
+    for differences in [*found, _followers]:
+        values = differences(y, measured)
+        if values.numel() >= (64 if differences is not _followers else 16):
+            return float(values.abs().median() / 0.6745)
+    return 0.0
+
+
+def _squares(y: Tensor, measured: Tensor) -> Tensor:
     corners = [(slice(i, y.shape[1] - 1 + i), slice(j, y.shape[2] - 1 + j)) for i in (0, 1) for j in (0, 1)]
     a, b, c, e = (y[:, rows, columns] for rows, columns in corners)
     whole = torch.stack([measured[:, rows, columns] for rows, columns in corners]).all(0)
-    details = (a - b - c + e)[whole] / 2
-    return float(details.abs().median() / 0.6745) if details.numel() >= 64 else 0.0
+    return (a - b - c + e)[whole] / 2
+
+
+def _neighbours(y: Tensor, measured: Tensor) -> Tensor:
+    across = (y[..., 1:] - y[..., :-1])[measured[..., 1:] & measured[..., :-1]]
+    down = (y[..., 1:, :] - y[..., :-1, :])[measured[..., 1:, :] & measured[..., :-1, :]]
+    return torch.cat([across, down]) / 2**0.5
+
+
+def _followers(y: Tensor, measured: Tensor) -> Tensor:
+    values = y[measured]
+    return (values[1:] - values[:-1]) / 2**0.5

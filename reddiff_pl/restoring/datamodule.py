@@ -18,7 +18,7 @@ from reddiff_pl.errors import ConfigError, SampleError, Stopped
 from reddiff_pl.physics.degrade import Degradation
 from reddiff_pl.physics.noise import MeasurementNoise, NoNoise
 from reddiff_pl.restoring.batch import Batch, Entry, collate
-from reddiff_pl.restoring.inputs import Inputs
+from reddiff_pl.restoring.inputs import Inputs, check_estimate
 from reddiff_pl.shards.decode import MAX_PIXELS
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import finished, read_sidecar, total
@@ -125,6 +125,7 @@ class ShardDataModule(LightningDataModule):
         self.should_stop: Callable[[], bool] = lambda: False
         self.pin = False  # whether batches go to a CUDA device
         self._check_operator()
+        check_estimate(self.degradation)
 
     def _check_operator(self) -> None:
         """Degrade an empty image once, so that an operator that does not fit stops the run before any work."""
