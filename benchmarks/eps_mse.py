@@ -40,7 +40,7 @@ def photos(shards: Sequence[str], size: int, modulus: int = 1) -> Tensor:
                     continue
             name = next(s for s in decode.IMAGE_MEMBERS if s in raw.members)
             picture = decode.image(decode.member_bytes(raw.members[name]), name, 3)
-            out.append(np.asarray(decode.square(picture, size, name).pil()).transpose(2, 0, 1).copy())
+            out.append(np.asarray(decode.fitted(picture, size, size, name).pil()).transpose(2, 0, 1).copy())
     return torch.from_numpy(np.stack(out))
 
 

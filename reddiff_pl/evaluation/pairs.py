@@ -68,7 +68,7 @@ class Pair:
             return None
         channels, height, width = self.image.shape
         try:
-            picture = reference_picture(self.raw.members, (channels, height, width))
+            picture = reference_picture(self.raw.members, channels, (height, width))
         except SampleError:
             return None
         found = None if picture is None else to_tensor(picture)

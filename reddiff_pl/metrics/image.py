@@ -10,6 +10,9 @@ from torch import Tensor
 
 from reddiff_pl.physics.binding import measured, measurement_scale
 
+REACH = 5  # of SSIM's window of 11 pixels to either side
+BLOCK = 512  # pixels a side that SSIM is computed of at a time
+
 
 def psnr(image: Tensor, reference: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB, (B,); infinite for equal images.
@@ -18,6 +21,9 @@ def psnr(image: Tensor, reference: Tensor) -> Tensor:
         image: (B, C, H, W), uint8, or floats on the [0, 1] scale, whose peak is 1.
         reference: the same, or the other.
     """
+    if image.dtype == reference.dtype == torch.uint8:  # exact, in half the memory
+        square = (image.int() - reference.int()).square().flatten(1)
+        return -10 * (square.sum(1).double() / (square.shape[1] * 255**2)).log10()
     error = _unit(image) - _unit(reference)
     return -10 * error.square().flatten(1).mean(1).log10()
 
@@ -29,21 +35,39 @@ def ssim(image: Tensor, reference: Tensor) -> Tensor:
     numbers of scikit-image with gaussian_weights=True, use_sample_covariance=False, data_range=1, full=True.
 
     Args:
-        image: (B, C, H, W), uint8, or floats on the [0, 1] scale; at least 6 pixels a side.
+        image: (B, C, H, W), uint8, or floats on the [0, 1] scale. Images smaller than the window are mirrored as often
+            as that takes.
         reference: the same, or the other.
 
     References:
         Image Quality Assessment: From Error Visibility to Structural Similarity
         | https://doi.org/10.1109/TIP.2003.819861
     """
+    height, width = image.shape[-2:]
+    total = torch.zeros(len(image), dtype=torch.float64, device=image.device)
+    # block by block: in float64 the maps of a large image would take gigabytes
+    for top in range(0, height, BLOCK):
+        for left in range(0, width, BLOCK):
+            blocks = []
+            for start, side in ((top, height), (left, width)):
+                end = min(start + BLOCK, side)
+                # of smaller images all is seen, as mirrored pixels may be any
+                low, high = (0, side) if side <= BLOCK else (max(start - REACH, 0), min(end + REACH, side))
+                blocks.append((slice(low, high), _window(side, start, end, low, high, image.device)))
+            (rows, down), (columns, across) = blocks
+            total += _similarity(image[..., rows, columns], reference[..., rows, columns], down, across)
+    return total / (image[0].numel())
+
+
+def _similarity(image: Tensor, reference: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Sum of the map over a block, (B,), whose window sums are rows @ block @ columns^T."""
     a, b = _unit(image), _unit(reference)
-    rows, columns = (_window(a.shape[dim], a.device) for dim in (-2, -1))
     mean_a, mean_b, mean_aa, mean_bb, mean_ab = (rows @ v @ columns.T for v in (a, b, a * a, b * b, a * b))
     c1, c2 = 0.01**2, 0.03**2
     var_a, var_b, cov = mean_aa - mean_a**2, mean_bb - mean_b**2, mean_ab - mean_a * mean_b
     numerator = (2 * mean_a * mean_b + c1) * (2 * cov + c2)
     denominator = (mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2)
-    return (numerator / denominator).flatten(1).mean(1)
+    return (numerator / denominator).flatten(1).sum(1)
 
 
 def _unit(images: Tensor) -> Tensor:
@@ -51,19 +75,19 @@ def _unit(images: Tensor) -> Tensor:
     return images.double() / 255 if images.dtype == torch.uint8 else images.double()
 
 
-@functools.lru_cache(maxsize=8)
-def _window(n: int, device: torch.device) -> Tensor:
+@functools.lru_cache(maxsize=32)
+def _window(n: int, start: int, end: int, low: int, high: int, device: torch.device) -> Tensor:
     """SSIM's window along a side of n pixels, borders mirrored about the edge of the last one (d c b a | a b c d).
 
-    As a matrix, (n, n): in float64 products of matrices are several times faster than convolutions.
+    As a matrix, (end - start, high - low), from pixels low..high to the means about pixels start..end: in float64
+    products of matrices are several times faster than convolutions.
     """
-    offsets = torch.arange(-5, 6, device=device)
+    offsets = torch.arange(-REACH, REACH + 1, device=device)
     weights = torch.exp(-(offsets.double() ** 2) / (2 * 1.5**2))
-    places = torch.arange(n, device=device)[:, None] + offsets
-    places = torch.where(places < 0, -1 - places, places)
-    places = torch.where(places >= n, 2 * n - 1 - places, places)
-    matrix = torch.zeros(n, n, dtype=torch.float64, device=device)
-    return matrix.scatter_add_(1, places, (weights / weights.sum()).expand(n, -1))
+    places = (torch.arange(start, end, device=device)[:, None] + offsets) % (2 * n)
+    places = torch.where(places >= n, 2 * n - 1 - places, places) - low
+    matrix = torch.zeros(end - start, high - low, dtype=torch.float64, device=device)
+    return matrix.scatter_add_(1, places, (weights / weights.sum()).expand(end - start, -1))
 
 
 def misfit(x: Tensor, y: Tensor, physics: Physics) -> Tensor:

@@ -7,17 +7,20 @@ from torch import Tensor
 
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.physics.separable import Separable
+from reddiff_pl.physics.sizes import Reduction
+
+MATRICES_KEPT = 8
 
 
-class BicubicSuperResolution(Separable):
+class BicubicSuperResolution(Reduction, Separable):
     """Reduction by a bicubic filter (a = -0.5) of 4 `factor` taps, borders mirrored (d c b a | a b c d).
 
     Away from the borders it is Pillow's BICUBIC. A_dagger is the pseudo-inverse; singular values under `cut`
     count as zero in it, which at factors up to 8 none is.
 
     Args:
-        factor: f, how many pixels of the image, a side, make one of the measurement; even, must divide the
-            image's sides.
+        factor: f, how many pixels of the image, a side, make one of the measurement; even. Of sides that it does
+            not divide, the last pixel of the measurement lies nearer to the border, or beyond it.
         cut: smallest singular value that the pseudo-inverse divides by.
 
     References:
@@ -42,24 +45,20 @@ class BicubicSuperResolution(Separable):
         rows = self._matrix(height, dtype)
         return rows, rows if width == height else self._matrix(width, dtype)
 
-    def image_size(self, height: int, width: int) -> tuple[int, int]:
-        return height * self.factor, width * self.factor
-
     def _matrix(self, n: int, dtype: torch.dtype) -> Tensor:
-        """The reduction of n pixels, (1, n / f, n); made once."""
+        """The reduction of n pixels, (1, ceil(n / f), n); made once."""
         where = (n, dtype, self.weights.device)
         if where not in self._made:
+            if len(self._made) >= MATRICES_KEPT:  # images come in many sizes
+                self._made.pop(next(iter(self._made)))
             f = self.factor
-            if n % f:
-                raise ConfigError(
-                    f"model.physics.init_args.factor: {f} does not divide the image's {n} pixels"
-                )
             # the middle of block i lies between pixels f i + f/2 - 1 and f i + f/2
-            start = f * torch.arange(n // f)[:, None] + f // 2 - 2 * f
+            count = -(-n // f)
+            start = f * torch.arange(count)[:, None] + f // 2 - 2 * f
             place = (start + torch.arange(4 * f)[None, :]) % (2 * n)
             place = torch.where(place < n, place, 2 * n - 1 - place).to(self.weights.device)
-            matrix = self.weights.new_zeros(n // f, n, dtype=torch.float64)
-            matrix.scatter_add_(1, place, self.weights.double().expand(n // f, -1).contiguous())
+            matrix = self.weights.new_zeros(count, n, dtype=torch.float64)
+            matrix.scatter_add_(1, place, self.weights.double().expand(count, -1).contiguous())
             self._made[where] = matrix.to(dtype)[None]
         return self._made[where]
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from reddiff_pl.errors import SampleError
 from reddiff_pl.physics.compose import Compose
+from reddiff_pl.physics.sizes import Reduction, measurement_shape, measures_everything
 from reddiff_pl.physics.unit_range import UnitRange
 
 Shape = tuple[int, int, int]
@@ -44,7 +45,11 @@ def _inputs(physics: Physics, shape: Shape) -> list[Shape]:
         for part in operator.parts:
             size: Shape = tuple(x.shape[1:])  # type: ignore[assignment]
             found += _inputs(part, size)
-            if part is not operator.parts[-1]:
+            if part is operator.parts[-1]:
+                continue
+            if (told := measurement_shape(part, size)) is not None:
+                x = torch.zeros(1, *told)
+            else:
                 trial = copy.deepcopy(part)  # other threads may be using the part
                 bind(trial, {name: torch.ones(1, *fit[0]) for name, fit in _shapes(trial, size).items()})
                 x = trial.A(x)
@@ -148,12 +153,17 @@ def parameters_of_file(physics: Physics, content: bytes) -> dict[str, Tensor]:
     return {f"{name}{suffix}": value for name, value in told.items()}
 
 
-def bind(physics: Physics, params: Mapping[str, Tensor]) -> None:
+def bind(physics: Physics, params: Mapping[str, Tensor], shape: Shape | None = None) -> None:
     """Give the operator the parameters of a batch: {name: (B, ...)}.
 
     Values are copied into the operator's buffers where their shape has not changed, so that captured graphs
     see them. Operators with quantities derived from their parameters recompute them by deepinv's own
     `update_parameters`. None of it is part of the operator's state_dict.
+
+    Args:
+        physics: the operator.
+        params: {name: (B, ...)}.
+        shape: (C, H, W) of the images, where their measurements may not tell it (see `sizes.Reduction`).
 
     Raises:
         SampleError: the operator has no parameter of that name.
@@ -164,6 +174,12 @@ def bind(physics: Physics, params: Mapping[str, Tensor]) -> None:
         own = {owners[name][1]: value for name, value in params.items() if owners[name][0] is leaf}
         if own:
             _bind(leaf, own)
+    reductions = [leaf for _, leaf in _leaves(physics) if isinstance(leaf, Reduction)]
+    if reductions:
+        sizes = [None] * len(list(_leaves(physics))) if shape is None else _inputs(physics, shape)
+        for (_, leaf), size in zip(_leaves(physics), sizes, strict=True):
+            if isinstance(leaf, Reduction):
+                leaf.image_size = None if size is None else (size[-2], size[-1])
 
 
 def _bind(operator: Physics, params: Mapping[str, Tensor]) -> None:
@@ -201,7 +217,8 @@ def check_parameters(physics: Physics, shape: Shape, params: Mapping[str, Tensor
     for name, value in params.items():
         buffer = buffers[name]
         expected = allowed.get(name) or [tuple(value.shape if buffer is None else buffer.shape[1:])]
-        if not any(_fits(tuple(value.shape), fit, exact=name in allowed) for fit in expected):
+        exact = name in allowed
+        if not any(_fits(tuple(value.shape), fit, shape, exact) for fit in expected):
             raise SampleError(
                 f"{name} has shape {tuple(value.shape)}, expected {' or '.join(map(str, expected))} for an image "
                 f"of {shape}"
@@ -218,11 +235,15 @@ def _refuse_unknown(physics: Physics, params: Iterable[str], known: Collection[s
             raise SampleError(f"{type(operator_of(physics)).__name__} has no parameter {name}")
 
 
-def _fits(shape: tuple[int, ...], expected: tuple[int, ...], exact: bool) -> bool:
-    """Whether a shape is the expected one; for foreign operators also with one channel for all."""
+def _fits(shape: tuple[int, ...], expected: tuple[int, ...], image: Shape, exact: bool) -> bool:
+    """Whether a shape is the expected one; for foreign operators also with one channel for all, or the image's size."""
     if shape == expected or exact:
         return shape == expected
-    return len(shape) == len(expected) == 3 and shape[0] == 1 and shape[1:] == expected[1:]
+    return (
+        len(shape) == len(expected) == 3
+        and shape[0] in (1, expected[0], image[0])
+        and shape[1:] in (expected[1:], image[1:])
+    )
 
 
 def measured(physics: Physics, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -237,6 +258,9 @@ def measured(physics: Physics, like: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         bool (B, ...), and A(0), (B, ...).
     """
+    if measures_everything(physics):
+        nothing = physics.A(torch.zeros_like(like))
+        return torch.ones_like(nothing, dtype=torch.bool), nothing
     ramp = torch.linspace(0.1, 0.9, like[0].numel(), device=like.device, dtype=like.dtype)
     ramp = ramp.reshape(like[:1].shape).expand_as(like)
     nothing = physics.A(torch.zeros_like(ramp))

@@ -11,6 +11,8 @@ from reddiff_pl.errors import ConfigError
 from reddiff_pl.physics.decomposable import Decomposable
 from reddiff_pl.physics.superresolution import cosine_basis
 
+BASES_KEPT = 8
+
 
 class CompressedSensing(Decomposable):
     """A(x) = mask * DCT(sign * x): random signs a pixel, a cosine transform, and a random choice of its coefficients.
@@ -54,6 +56,8 @@ class CompressedSensing(Decomposable):
     def _basis(self, n: int, like: Tensor) -> Tensor:
         where = (n, like.dtype, like.device)
         if where not in self._bases:
+            if len(self._bases) >= BASES_KEPT:  # images come in many sizes
+                self._bases.pop(next(iter(self._bases)))
             self._bases[where] = cosine_basis(n).to(like)
         return self._bases[where]
 

@@ -28,6 +28,7 @@ class KernelDeblurring(Decomposable):
         regularization: what is added to |k|^2; |k| is 1 for the mean of the image.
     """
 
+    complete = True
     kernel: Tensor | None
 
     def __init__(self, kernel: Kernel | None = None, taps: int = 15, regularization: float = 1e-2) -> None:

@@ -8,8 +8,10 @@ import torch
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
+from reddiff_pl.physics.sizes import SameSize
 
-class Decomposable(LinearPhysics):
+
+class Decomposable(SameSize, LinearPhysics):
     """A = U S V^T, given by four maps and the singular values; the rest follows.
 
     A subclass implements `singular_values`, `V`, `V_adjoint`, `U`, `U_adjoint`; it overrides A, A_adjoint and

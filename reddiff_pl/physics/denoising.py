@@ -15,6 +15,8 @@ from reddiff_pl.physics.superresolution import cosine_basis
 class Denoising(Decomposable):
     """The identity: what is to be removed is the measurement noise. A_dagger(y) = y, exact."""
 
+    complete = True
+
     def __init__(self) -> None:
         super().__init__()
 
@@ -52,11 +54,19 @@ class Colorization(Decomposable):
         channels: C, the number of channels of the images.
     """
 
+    complete = True
+
     def __init__(self, channels: int = 3) -> None:
         super().__init__()
         if channels < 1:
             raise ConfigError(f"model.physics.init_args.channels: must be at least 1, got {channels}")
         self.channels = channels
+
+    def image_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (self.channels, *shape[1:])
+
+    def measurement_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (1, *shape[1:])
 
     def _basis(self, like: Tensor) -> Tensor:
         """Orthogonal matrix (C, C) whose first row is constant."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from reddiff_pl.errors import ConfigError, SampleError
 from reddiff_pl.physics.pointwise import straight_through
+from reddiff_pl.physics.sizes import SameSize
 from reddiff_pl.physics.superresolution import cosine_basis
 
 # the tables of Annex K, for luminance and chrominance
@@ -43,7 +44,7 @@ def quantization_tables(quality: int) -> Tensor:
     return ((tables * scale + 50) // 100).clamp(1, 255).float()
 
 
-class JPEG(Physics):
+class JPEG(SameSize, Physics):
     """What is left of an 8-bit image after JPEG: colour transform, chroma reduction, 8x8 DCT, rounding, and back.
 
     A(x) = D(round(E(x) / table) table), decoded to 8 bit, with the roundings of libjpeg in its default settings.
@@ -62,6 +63,7 @@ class JPEG(Physics):
         | https://www.w3.org/Graphics/JPEG/itu-t81.pdf
     """
 
+    complete = True
     tables: Tensor
 
     def __init__(

@@ -11,9 +11,10 @@ from deepinv.physics import Physics
 from torch import Tensor
 
 from reddiff_pl.errors import ConfigError
+from reddiff_pl.physics.sizes import SameSize
 
 
-class NonlinearBlur(Physics):
+class NonlinearBlur(SameSize, Physics):
     """A(x) = network(x, kernel): a learned blur, its latent kernel drawn once for each image. A_dagger(y) = y.
 
     The network is a TorchScript file, called with images (B, C, H, W) in [-1, 1] (wrap this operator in

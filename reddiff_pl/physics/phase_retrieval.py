@@ -23,11 +23,28 @@ class PhaseRetrieval(Physics):
         pad: zeros on each side, in pixels. Default: a quarter of the height.
     """
 
+    complete = True
+
     def __init__(self, pad: int | None = None) -> None:
         super().__init__()
         if pad is not None and pad < 0:
             raise ConfigError(f"model.physics.init_args.pad: must not be negative, got {pad}")
         self.pad = pad
+
+    def image_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """(C, H, W) of the image of a measurement of this shape."""
+        pad = self._pad_of(shape)
+        return (*shape[:-2], shape[-2] - 2 * pad, shape[-1] - 2 * pad)
+
+    def measurement_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Of an image (C, H, W)."""
+        pad = shape[-2] // 4 if self.pad is None else self.pad
+        return (*shape[:-2], shape[-2] + 2 * pad, shape[-1] + 2 * pad)
+
+    def _pad_of(self, shape: tuple[int, ...]) -> int:
+        """Of a measurement (..., H + 2 pad, W + 2 pad)."""
+        # from H to H + 2 (H // 4) and back
+        return shape[-2] // 6 if self.pad is None else self.pad
 
     def A(self, x: Tensor, **kwargs: Any) -> Tensor:
         pad = x.shape[-2] // 4 if self.pad is None else self.pad
@@ -35,8 +52,7 @@ class PhaseRetrieval(Physics):
         return torch.fft.fftshift(torch.fft.fft2(centred, norm="ortho"), dim=(-2, -1)).abs()
 
     def A_dagger(self, y: Tensor, **kwargs: Any) -> Tensor:
-        # from H to H + 2 (H // 4) and back
-        pad = y.shape[-2] // 6 if self.pad is None else self.pad
+        pad = self._pad_of(y.shape)
         centred = torch.fft.ifftshift(y, dim=(-2, -1))
         x = torch.fft.fftshift(torch.fft.ifft2(centred, norm="ortho"), dim=(-2, -1)).abs()
         return x[..., pad : x.shape[-2] - pad, pad : x.shape[-1] - pad].contiguous()

@@ -10,6 +10,7 @@ from deepinv.physics import Physics
 from torch import Tensor
 
 from reddiff_pl.errors import ConfigError
+from reddiff_pl.physics.sizes import SameSize
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -32,12 +33,14 @@ def straight_through(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return _StraightThrough.apply(x, function(x.detach()))
 
 
-class HDR(Physics):
+class HDR(SameSize, Physics):
     """A photo exposed too long: A(x) = clip(gain x, -1, 1). A_dagger(y) = y / gain.
 
     Args:
         gain: contrast about mid-grey, above 0; above 1 the brightest and darkest parts are lost.
     """
+
+    complete = True
 
     def __init__(self, gain: float = 2.0) -> None:
         super().__init__()
@@ -52,7 +55,7 @@ class HDR(Physics):
         return y / self.gain
 
 
-class Quantization(Physics):
+class Quantization(SameSize, Physics):
     """Rounding to 2^bits brightnesses of [0, 1], those outside clipped. A_dagger(y) = y.
 
     Its gradient is that of the identity: the true one is zero.
@@ -60,6 +63,8 @@ class Quantization(Physics):
     Args:
         bits: bits a value, 1 to 8.
     """
+
+    complete = True
 
     def __init__(self, bits: int = 3) -> None:
         super().__init__()

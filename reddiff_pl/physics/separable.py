@@ -23,9 +23,11 @@ class Separable(Decomposable):
     """A(X) = H X K^T for each channel, with H = U1 S1 V1^T and K = U2 S2 V2^T.
 
     Then V(c) = V1 c V2^T, U(c) = U1 c U2^T, and the singular values are the products s1_i s2_j. A subclass gives the
-    matrices, and `image_size` where measurements are of another size than images. The decomposition, in float64, is
+    matrices, and `size_of` where measurements are of another size than images. The decomposition, in float64, is
     kept as long as the matrices stay the same; A itself is two matrix products.
     """
+
+    complete = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,9 +37,9 @@ class Separable(Decomposable):
         """H (B or 1, M, height) and K (B or 1, N, width), for images of this size."""
         raise NotImplementedError
 
-    def image_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the images whose measurements are of this size; by default the same."""
-        return height, width
+    def size_of(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Height and width of the images whose measurements are (..., M, N); by default the same."""
+        return shape[-2], shape[-1]
 
     def A(self, x: Tensor, **kwargs: Any) -> Tensor:
         height, width = x.shape[-2:]
@@ -45,7 +47,7 @@ class Separable(Decomposable):
         return rows[:, None] @ x @ columns[:, None].mT
 
     def A_adjoint(self, y: Tensor, **kwargs: Any) -> Tensor:
-        height, width = self.image_size(*y.shape[-2:])
+        height, width = self.size_of(y.shape)
         rows, columns = self.matrices(height, width, y.dtype)
         return rows[:, None].mT @ y @ columns[:, None]
 
@@ -75,7 +77,7 @@ class Separable(Decomposable):
         return u @ kept[..., : u.shape[-1], : p.shape[-1]] @ p.mT
 
     def U_adjoint(self, y: Tensor) -> Tensor:
-        height, width = self.image_size(*y.shape[-2:])
+        height, width = self.size_of(y.shape)
         rows, columns = self._decomposed(height, width)
         inner = rows.u.to(y.dtype).mT @ y @ columns.u.to(y.dtype)
         coefficients = F.pad(inner, (0, width - inner.shape[-1], 0, height - inner.shape[-2]))

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 from deepinv.physics import Physics
 from torch import Tensor, nn
 
 from reddiff_pl.errors import ConfigError
+
+Question: TypeAlias = tuple[Tensor, Tensor, Tensor | None]
+"""What a prior is asked: x_t (B, C, H, W), t long (B,), labels long (B,) or None."""
 
 
 class Prior(nn.Module):
@@ -19,12 +24,16 @@ class Prior(nn.Module):
         abar: alpha_t^2, (T,), float64, descending from near 1.
         classes: number of classes that labels name, 0..classes-1; 0: it takes no labels.
         default_label: class of images that come without a label; None: they must have one.
+        any_size: whether it takes images of other sizes than its own; others are shown to it in windows (`Tiled`).
+        latent: whether it works on other things than images, see `encode`.
     """
 
     shape: tuple[int, int, int]
     abar: Tensor
     classes: int = 0
     default_label: int | None = None
+    any_size: bool = False
+    latent: bool = False
 
     def eps(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """Predicted noise, (B, C, H, W); float32, or the dtype of x_t where the prior is analytic.
@@ -37,6 +46,23 @@ class Prior(nn.Module):
             label: class labels, long (B,), for class-conditional priors.
         """
         raise NotImplementedError
+
+    def eps_many(self, questions: Sequence[Question]) -> list[Tensor]:
+        """`eps` of several batches, each of images of its own size."""
+        return [self.eps(*question) for question in questions]
+
+    def calls(self, images: int, most: int, like: Tensor) -> list[int]:
+        """In how many at a time so many images are best evaluated, `most` at most.
+
+        Args:
+            images: how many there are.
+            most: how many may be evaluated at a time.
+            like: images, (B, C, H, W); only their device and type count.
+
+        Returns:
+            sizes of batches; their sum may be above `images`, by what the last one is padded with.
+        """
+        return [*[most] * (images // most), *([images % most] if images % most else [])]
 
     def encode(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in the space that the prior models; the images themselves unless it has its own."""

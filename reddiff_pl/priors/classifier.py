@@ -19,7 +19,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.priors.base import Prior, describe, labels_of, per_image
-from reddiff_pl.priors.latent import Latent
 from reddiff_pl.priors.loading import find_folder, full_precision, read_json, wide_unet
 from reddiff_pl.priors.precision import autocast
 
@@ -62,7 +61,7 @@ class ClassifierGuidance(Prior):
             raise ConfigError(
                 f"model.prior.init_args.label: the classifier has {classifier.classes} classes, got {label}"
             )
-        if isinstance(prior, Latent):
+        if prior.latent:
             raise ConfigError(
                 "model.prior: put ClassifierGuidance inside Latent, with a classifier of latents"
             )
@@ -73,6 +72,9 @@ class ClassifierGuidance(Prior):
     def settings(self) -> str:
         classifier = getattr(self.classifier, "settings", "")
         return f"{self.scale} {self.default_label} {classifier} {describe(self.prior)}"
+
+    def calls(self, images: int, most: int, like: Tensor) -> list[int]:
+        return self.prior.calls(images, most, like)
 
     def eps(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         label = labels_of(self, label, len(x_t)).to(x_t.device)

@@ -9,15 +9,17 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from deepinv.physics import Physics
 from torch import Tensor
 
 from reddiff_pl.errors import ConfigError
-from reddiff_pl.priors.base import Prior, describe
+from reddiff_pl.priors.base import Prior, Question, describe
 from reddiff_pl.priors.loading import find_folder, full_precision, load_network, part
 from reddiff_pl.priors.precision import autocast
+from reddiff_pl.priors.tiled import windowed
 
 _OPTION = "model.prior.init_args.autoencoder"
 
@@ -38,6 +40,9 @@ class Latent(Prior):
     Raises:
         ConfigError: no usable autoencoder, or one that does not fit the prior.
     """
+
+    latent = True
+    any_size = True  # the latents are seen in windows
 
     def __init__(
         self,
@@ -62,6 +67,7 @@ class Latent(Prior):
         self.shift = getattr(config, "shift_factor", None) or 0.0
         self.factor = 2 ** (len(config.block_out_channels) - 1)
         self.prior, self.precision = prior, precision
+        self.windows = windowed(prior)
         _, height, width = prior.shape
         self.shape = (config.in_channels, height * self.factor, width * self.factor)
         self.classes, self.default_label = prior.classes, prior.default_label
@@ -73,7 +79,13 @@ class Latent(Prior):
         return f"{self.scale} {self.shift} {self.precision} {type(self.autoencoder)} {describe(self.prior)}"
 
     def eps(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        return self.prior.eps(x_t, t, label)
+        return self.windows.eps(x_t, t, label)
+
+    def eps_many(self, questions: Sequence[Question]) -> list[Tensor]:
+        return self.windows.eps_many(questions)
+
+    def release(self) -> None:
+        self.prior.release()
 
     def encode(self, x: Tensor) -> Tensor:
         if x.shape[-1] % self.factor or x.shape[-2] % self.factor:

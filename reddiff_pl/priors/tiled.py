@@ -1,4 +1,4 @@
-"""A prior of one size on larger images: overlapping windows, whose eps are averaged.
+"""A prior of one size on images of any: overlapping windows, whose eps are averaged.
 
 eps = sum_k w_k eps_k / sum_k w_k, with w_k a Hann window that is smallest at the window's border, where the prior
 sees least of its surroundings. The windows' places change with t, so that no line of the image is always near a border.
@@ -9,22 +9,30 @@ References:
 
 from __future__ import annotations
 
-import math
+import logging
+from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from reddiff_pl.errors import ConfigError
-from reddiff_pl.priors.base import Prior, describe
-from reddiff_pl.priors.latent import Latent
+from reddiff_pl.priors.base import Prior, Question, describe
+from reddiff_pl.priors.windows import Axis, Cover, Whole, hann
+
+log = logging.getLogger(__name__)
+
+# of all windows of one network evaluation: enough that a larger one would save little
+PIXELS_AT_ONCE = {"cuda": 1 << 20, "cpu": 1 << 16}
 
 
 class Tiled(Prior):
-    """Covers images of any size with windows of the prior's own size, one network evaluation each.
+    """Covers images of any size with windows of the prior's own size.
 
     The outermost windows lie at the image's borders, those between are shifted together by an offset that depends on t
     alone, not on the image or its batch. Images smaller than a window are padded by reflection and cropped.
+
+    The windows of all images together are evaluated so many at a time, whatever the images' sizes.
 
     Args:
         prior: the prior whose `shape` is that of a window. Its `shape` stays the default of data.size.
@@ -32,12 +40,16 @@ class Tiled(Prior):
             favourable shift. Default: a quarter of the window. More is smoother, and costs more windows: side L takes
             ceil((L - P) / (P - overlap)) + 1 windows of side P, and 3 at least where L > P.
 
+    Attributes:
+        usual: how many images usually come at a time; so many of the prior's own size are evaluated together.
+        at_once: how many windows are evaluated together, at most; lowered where memory runs out.
+
     Raises:
         ConfigError: an overlap as large as the window.
     """
 
     shifts: Tensor
-    window: Tensor
+    any_size = True
 
     def __init__(self, prior: Prior, overlap: int | None = None) -> None:
         super().__init__()
@@ -48,56 +60,112 @@ class Tiled(Prior):
                 f"model.prior.init_args.overlap: must be from 0 to below the window's {min(height, width)}, "
                 f"got {overlap}"
             )
-        if isinstance(prior, Latent):
+        if prior.latent:
             raise ConfigError("model.prior: put Tiled inside Latent; it is the latents that are tiled")
         self.prior, self.overlap = prior, overlap
         self.shape, self.classes, self.default_label = prior.shape, prior.classes, prior.default_label
+        self.usual, self.at_once = 1, 1 << 30
         self.register_buffer("abar", prior.abar, persistent=False)
         # one shift for each t and direction, -1..1 of what is possible; drawn once for all, as part of the method
         generator = torch.Generator().manual_seed(0)
         shifts = 2 * torch.rand(len(prior.abar), 2, generator=generator, dtype=torch.float64) - 1
         self.register_buffer("shifts", shifts, persistent=False)
-        hann = [((torch.arange(n) + 0.5) * math.pi / n).sin().square() for n in (height, width)]
-        self.register_buffer("window", torch.outer(*hann)[..., None], persistent=False)
+        self._hann = {n: hann(n) for n in (height, width)}
 
     def settings(self) -> str:
         return f"overlap {self.overlap} {describe(self.prior)}"
 
     def eps(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        height, width = x_t.shape[-2:]
-        if (height, width) == self.shape[1:]:
-            return self.prior.eps(x_t, t, label)
-        missing = [
-            max(window - side, 0) for window, side in zip(self.shape[1:], (height, width), strict=True)
-        ]
-        x = x_t if not any(missing) else F.pad(x_t, (0, missing[1], 0, missing[0]), mode="reflect")
-        x = x.permute(0, 2, 3, 1)
-        batch = torch.arange(len(x), device=x.device)[:, None, None]
-        total = torch.zeros_like(x)
-        weight = torch.zeros_like(x[..., :1])
-        window = self.window.to(x.dtype)
-        # window by window, so that the network always sees the batch it was given, and memory stays that of one
-        for top in self._starts(x.shape[1], 0, t):
-            rows = (top[:, None] + torch.arange(self.shape[1], device=x.device))[:, :, None]
-            for left in self._starts(x.shape[2], 1, t):
-                columns = (left[:, None] + torch.arange(self.shape[2], device=x.device))[:, None, :]
-                place = (batch, rows, columns)
-                patch = x[place].permute(0, 3, 1, 2).contiguous()
-                eps = self.prior.eps(patch, t, label).permute(0, 2, 3, 1)
-                total[place] = total[place] + window * eps.to(x.dtype)
-                weight[place] = weight[place] + window
-        return (total / weight).permute(0, 3, 1, 2)[..., :height, :width].contiguous()
+        return self.eps_many([(x_t, t, label)])[0]
 
-    def _starts(self, side: int, axis: int, t: Tensor) -> list[Tensor]:
-        """First pixels of the windows along an axis, for each image by its t: long (B,) each."""
-        length = self.shape[1 + axis]
-        shift = self.shifts[t, axis]
-        room = side - length
-        if room == 0:
-            return [torch.zeros_like(t)]
-        # three at least: two alone would leave their border where it is
-        count = max(math.ceil(room / (length - self.overlap)) + 1, 3)
-        step = room / (count - 1)
-        reach = min(step, length - self.overlap / 2 - step)
-        places = [(k * step + reach * shift).round().long().clamp(0, room) for k in range(1, count - 1)]
-        return [torch.zeros_like(t), *places, torch.full_like(t, room)]
+    def eps_many(self, questions: Sequence[Question]) -> list[Tensor]:
+        parts = [self._part(*question) for question in questions]
+        like, total = questions[0][0], sum(len(part) for part in parts)
+        differentiated = torch.is_grad_enabled() and any(x_t.requires_grad for x_t, _, _ in questions)
+        done = 0
+        while done < total:
+            most = self._most(total, like)
+            rows = self.prior.calls(total - done, most, like)[0]
+            pieces = _between(parts, done, done + rows)
+            try:
+                eps = self._evaluate(pieces, rows, differentiated and total > rows)
+            except torch.OutOfMemoryError:
+                if most == 1:
+                    raise
+                self.at_once = most // 2
+            else:
+                sizes = [end - start for _, start, end in pieces]
+                for (part, start, end), values in zip(pieces, eps.split(sizes), strict=True):
+                    part.put(start, end, values)
+                done += sum(sizes)
+                continue
+            # outside the handler, which keeps the failed call's tensors alive
+            torch.cuda.empty_cache()
+            log.warning("out of memory: from here on %d windows at a time", self.at_once)
+        return [part.eps() for part in parts]
+
+    def calls(self, images: int, most: int, like: Tensor) -> list[int]:
+        return self.prior.calls(images, most, like)
+
+    def release(self) -> None:
+        self.prior.release()
+
+    def _most(self, windows: int, like: Tensor) -> int:
+        """How many of so many windows are evaluated together, at most."""
+        pixels = PIXELS_AT_ONCE.get(like.device.type, PIXELS_AT_ONCE["cpu"])
+        most = self.usual
+        if windows > most:
+            most = max(pixels // (self.shape[1] * self.shape[2]), most)
+        return min(most, self.at_once)
+
+    def _part(self, x_t: Tensor, t: Tensor, label: Tensor | None) -> Cover | Whole:
+        if tuple(x_t.shape[-2:]) == self.shape[1:]:
+            return Whole(x_t, t, label)
+        axes = [
+            Axis(max(side, length), length, self.overlap)
+            for side, length in zip(x_t.shape[-2:], self.shape[1:], strict=True)
+        ]
+        shifts = self.shifts.to(t.device)[t]
+        return Cover(x_t, t, label, (axes[0], axes[1]), shifts, self._hann)
+
+    def _evaluate(self, pieces: list[tuple[Cover | Whole, int, int]], rows: int, again: bool) -> Tensor:
+        """eps of these windows, (sum of the pieces, C, P, Q), evaluated as `rows` of them.
+
+        Args:
+            again: evaluate them again for their gradient instead of keeping what it needs.
+        """
+        shown = [part.windows(start, end) for part, start, end in pieces]
+        x, t = torch.cat([x for x, _, _ in shown]), torch.cat([t for _, t, _ in shown])
+        labels = [label for _, _, label in shown if label is not None]
+        label = torch.cat(labels) if len(labels) == len(shown) else None
+        missing = rows - len(x)  # of a shape that is captured
+        if missing:
+            x, t = _filled(x, missing), _filled(t, missing)
+            label = None if label is None else _filled(label, missing)
+        eps = (
+            checkpoint(self.prior.eps, x, t, label, use_reentrant=False)
+            if again
+            else self.prior.eps(x, t, label)
+        )
+        return eps[: len(eps) - missing]
+
+
+def _filled(rows: Tensor, missing: int) -> Tensor:
+    """Rows, and the first one again as often as some are missing."""
+    return torch.cat([rows, rows[:1].expand(missing, *rows.shape[1:])])
+
+
+def _between(parts: Sequence[Cover | Whole], start: int, end: int) -> list[tuple[Cover | Whole, int, int]]:
+    """The windows from `start` to `end` of all, as pieces of the parts."""
+    pieces, first = [], 0
+    for part in parts:
+        low, high = max(start - first, 0), min(end - first, len(part))
+        if low < high:
+            pieces.append((part, low, high))
+        first += len(part)
+    return pieces
+
+
+def windowed(prior: Prior) -> Prior:
+    """A prior on images of any size: itself where it takes them, else seen in windows."""
+    return prior if prior.any_size else Tiled(prior)

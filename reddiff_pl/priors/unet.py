@@ -106,6 +106,7 @@ class UNet(Prior):
                 f"model.prior.init_args.label: the network has {self.classes} classes, got {label}"
             )
         self.precision, self.default_label, self.fully_convolutional = precision, label, fully_convolutional
+        self.any_size = fully_convolutional
 
         given = {"beta_schedule": beta_schedule, "beta_start": beta_start, "beta_end": beta_end}
         given = {key: value for key, value in given.items() if value is not None}
@@ -154,6 +155,24 @@ class UNet(Prior):
         if self.prediction_type == "v_prediction":
             return alpha * output + sigma * x_t
         return (x_t - alpha * output) / sigma
+
+    def calls(self, images: int, most: int, like: Tensor) -> list[int]:
+        """Few shapes, as each is captured as a graph: powers of two for what does not fill a batch."""
+        if not (like.is_cuda and (self.graph or self.compiled)) or torch.is_grad_enabled():
+            return super().calls(images, most, like)
+        if self.compiled:
+            return [most] * -(-images // most)
+        sizes = [most] * (images // most)
+        left = images % most
+        while left:
+            size = 1 << (left - 1).bit_length()  # the next power of two
+            if size > most:
+                size = most
+            elif left < 0.75 * size:  # two evaluations are less work than one that is padded by so much
+                size //= 2
+            sizes.append(size)
+            left -= min(size, left)
+        return sizes
 
     def release(self) -> None:
         if isinstance(self._forward, Graphs):

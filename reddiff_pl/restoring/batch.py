@@ -1,4 +1,4 @@
-"""A batch: samples of one shard, stacked and padded."""
+"""A batch: the samples of some neighbouring places of one shard, those of one shape stacked."""
 
 from __future__ import annotations
 
@@ -21,20 +21,58 @@ Entry: TypeAlias = Sample | RawSample | Failure
 
 
 @dataclass
+class Group:
+    """Samples of a batch whose tensors have the same shapes, in input order.
+
+    Attributes:
+        places: where its samples are among the batch's.
+        keys: their keys.
+        shape: (C, H, W) of their images.
+        y: measurements, (B, ...).
+        params: operator parameters, {name: (B, ...)}.
+        noise_std: standard deviation of each measurement's noise, in y's units, (B,).
+        label: class labels, long (B,), where the prior takes them.
+        references: (B, C, H, W), uint8, or float32 on the [0, 1] scale where one has more than 8 bits; black for
+            samples without one; None where none has one.
+    """
+
+    places: list[int]
+    keys: list[str]
+    shape: tuple[int, int, int]
+    y: Tensor
+    params: dict[str, Tensor]
+    noise_std: Tensor
+    label: Tensor | None = None
+    references: Tensor | None = None
+
+    def rows(self, start: int, end: int) -> Group:
+        """A part of it."""
+        part = dataclasses.replace(self, places=self.places[start:end], keys=self.keys[start:end])
+        return part.map(lambda tensor: tensor[start:end])
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Group:
+        """The same with its tensors changed."""
+        return dataclasses.replace(
+            self,
+            y=change(self.y),
+            params={name: change(value) for name, value in self.params.items()},
+            noise_std=change(self.noise_std),
+            label=None if self.label is None else change(self.label),
+            references=None if self.references is None else change(self.references),
+        )
+
+
+@dataclass
 class Batch:
-    """Samples [jB, (j+1)B) of one shard, padded to B by repeating one.
+    """The samples of neighbouring places of one shard.
 
     Attributes:
         shard: where it comes from.
         writer: the shard's output; None when nothing is written.
         entries: all its places, in input order.
-        samples: the samples among them; row i of the tensors is `samples[i]`, further rows are padding.
-        y: measurements, (B, ...).
-        params: operator parameters, {name: (B, ...)}.
-        label: class labels, long (B,), where the prior takes them.
-        noise_std: standard deviation of each measurement's noise, in y's units, (B,).
-        references: (B, C, H, W), uint8, or float32 on the [0, 1] scale where one has more than 8 bits; black for rows
-            without one; None where no sample has one.
+        samples: the samples among them.
+        groups: their tensors, by shape, in the order of each shape's first sample.
+        size: how many places a batch may have; what is captured for a shape may be made for so many images.
         last: the shard ends here.
         complete: False when --limit cuts the shard short.
         fraction: share of the task's input that has been read.
@@ -45,21 +83,12 @@ class Batch:
     writer: ShardWriter | None
     entries: list[Entry]
     samples: list[Sample] = field(default_factory=list)
-    y: Tensor | None = None
-    params: dict[str, Tensor] = field(default_factory=dict)
-    label: Tensor | None = None
-    noise_std: Tensor | None = None
-    references: Tensor | None = None
+    groups: list[Group] = field(default_factory=list)
+    size: int = 1
     last: bool = False
     complete: bool = True
     fraction: float = 0.0
     places: int = 0
-
-    @property
-    def keys(self) -> list[str]:
-        """A key a row; padding rows carry that of the sample they repeat."""
-        rows = len(self.y) if self.y is not None else 0
-        return [self.samples[i if i < len(self.samples) else 0].key for i in range(rows)]
 
     def to(self, device: torch.device, **kwargs: Any) -> Batch:
         """The batch with its tensors on a device, on their way there; called by Lightning."""
@@ -71,62 +100,49 @@ class Batch:
 
     def account(self) -> Batch:
         """The batch without its tensors: what the writer needs to know."""
-        return dataclasses.replace(self, y=None, params={}, label=None, noise_std=None, references=None)
+        return dataclasses.replace(self, groups=[])
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        def one(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else change(tensor)
-
-        return dataclasses.replace(
-            self,
-            y=one(self.y),
-            params={name: change(value) for name, value in self.params.items()},
-            label=one(self.label),
-            noise_std=one(self.noise_std),
-            references=one(self.references),
-        )
+        return dataclasses.replace(self, groups=[group.map(change) for group in self.groups])
 
 
-def collate(shard: Shard, writer: ShardWriter | None, entries: list[Entry], batch_size: int) -> Batch:
-    """Stack the samples among `entries` and pad them to `batch_size`.
+def collate(shard: Shard, writer: ShardWriter | None, entries: list[Entry], size: int) -> Batch:
+    """Stack the samples among `entries` that have the same shapes.
 
-    A sample whose measurement or parameters have another shape than the first one's becomes a failure.
+    The samples of the batch let go of their own tensors, which would be there twice.
     """
-    first: Sample | None = None
-    for i, entry in enumerate(entries):
-        if not isinstance(entry, Sample):
-            continue
-        first = first or entry
-        if different := _difference(entry, first):
-            entries[i] = Failure(entry.index, entry.key, different)
     samples = [entry for entry in entries if isinstance(entry, Sample)]
-    batch = Batch(shard, writer, entries, samples)
-    if first is None:
-        return batch
-    rows = samples + [samples[0]] * (batch_size - len(samples))
-    batch.y = torch.stack([sample.y for sample in rows])
-    batch.params = {name: torch.stack([sample.params[name] for sample in rows]) for name in first.params}
-    batch.noise_std = torch.tensor([sample.noise_std for sample in rows])
-    labels = [sample.label for sample in rows if sample.label is not None]
-    if len(labels) == len(rows):
-        batch.label = torch.tensor(labels)
-    shown = next((sample.x for sample in samples if sample.x is not None), None)
-    if shown is not None:
-        black = torch.full_like(shown, -1)
-        stacked = torch.stack([black if row.x is None else row.x for row in rows])
-        batch.references = to_uint8(stacked) if all(row.exact for row in rows) else (stacked + 1) / 2
-    return batch
+    alike: dict[object, list[int]] = {}
+    for place, sample in enumerate(samples):
+        shapes = [(name, value.shape, value.dtype) for name, value in sorted(sample.params.items())]
+        key = (sample.shape, sample.y.shape, sample.y.dtype, *shapes, sample.label is None)
+        alike.setdefault(key, []).append(place)
+    groups = [_stacked([samples[place] for place in places], places) for places in alike.values()]
+    light = {id(sample): _without_tensors(sample) for sample in samples}
+    entries = [light.get(id(entry), entry) for entry in entries]
+    return Batch(shard, writer, entries, list(light.values()), groups, size)
 
 
-def _difference(sample: Sample, first: Sample) -> str | None:
-    """Why two samples cannot be in one batch, if so."""
-    tensors, others = ({"y": s.y, **s.params} for s in (sample, first))
-    if set(tensors) != set(others):
-        return f"brings {', '.join(tensors)}, but {first.key} of the same batch {', '.join(others)}"
-    for name, tensor in tensors.items():
-        if tensor.shape != others[name].shape:
-            return (
-                f"{name} has shape {tuple(tensor.shape)}, but that of {first.key} in the same batch "
-                f"{tuple(others[name].shape)}; keep images of one size in a shard"
-            )
-    return None
+def _without_tensors(sample: Sample) -> Sample:
+    empty = torch.empty(0)
+    return dataclasses.replace(sample, y=empty, params={}, x=None if sample.x is None else empty)
+
+
+def _stacked(samples: list[Sample], places: list[int]) -> Group:
+    first = samples[0]
+    references = None
+    if any(sample.x is not None for sample in samples):
+        black = torch.full(first.shape, -1.0)
+        stacked = torch.stack([black if sample.x is None else sample.x for sample in samples])
+        references = to_uint8(stacked) if all(sample.exact for sample in samples) else (stacked + 1) / 2
+    labels = [sample.label for sample in samples if sample.label is not None]
+    return Group(
+        places=places,
+        keys=[sample.key for sample in samples],
+        shape=first.shape,
+        y=torch.stack([sample.y for sample in samples]),
+        params={name: torch.stack([sample.params[name] for sample in samples]) for name in first.params},
+        noise_std=torch.tensor([sample.noise_std for sample in samples]),
+        label=torch.tensor(labels) if labels else None,
+        references=references,
+    )

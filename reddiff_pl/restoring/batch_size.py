@@ -12,7 +12,7 @@ import torch
 
 from reddiff_pl.errors import SampleError, Stopped
 from reddiff_pl.physics import bind
-from reddiff_pl.priors import Prior
+from reddiff_pl.priors import Prior, Tiled
 from reddiff_pl.restoring.datamodule import ShardDataModule
 from reddiff_pl.restoring.restoration import Restoration
 from reddiff_pl.samplers import SeededNoise, run
@@ -97,7 +97,10 @@ def _work(
     model: Restoration, data: ShardDataModule, device: torch.device, size: int
 ) -> Callable[[Callable[[], bool]], object]:
     """What is timed: calls what it is given before each step, and raises `Stopped` when that says so."""
-    prior, degradation = model.prior, data.degradation
+    prior, degradation = model.seen, data.degradation
+    for module in prior.modules():
+        if isinstance(module, Tiled):
+            module.usual = size
     image = 2 * torch.rand(degradation.shape, generator=torch.Generator().manual_seed(0)) - 1
     label = torch.zeros(size, dtype=torch.long, device=device) if prior.classes else None
 
@@ -117,7 +120,7 @@ def _work(
 
         return evaluate
     assert model.physics is not None
-    bind(model.physics, {name: many(value) for name, value in params.items()})
+    bind(model.physics, {name: many(value) for name, value in params.items()}, degradation.shape)
     physics = prior.observed(model.physics)
     std = torch.full((size,), degradation.noise_std(y, params, degradation.sigma_y), device=device)
     noise = SeededNoise(0, [f"probe{i}" for i in range(size)], device, model.noise_device)

@@ -114,10 +114,9 @@ def tell_inputs(data: ShardDataModule, then: str = "") -> None:
     """Say what a folder was taken for, and what of it is not looked at; once for all tasks."""
     if data.rank:
         return
-    shape = data.degradation.shape
-    if line := data.inputs.line(
-        f"cropped to {shape[2]}x{shape[1]}, degraded by {data.inputs.operator}{then}"
-    ):
+    degradation = data.degradation
+    fit = "kept whole" if degradation.fit == "whole" else "cropped to {2}x{1}".format(*degradation.shape)
+    if line := data.inputs.line(f"{fit}, degraded by {data.inputs.operator}{then}"):
         log.info("%s", line)
     if line := data.inputs.not_looked_at():
         log.warning("%s", line)

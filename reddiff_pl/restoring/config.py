@@ -109,6 +109,7 @@ def _identity(text: str) -> dict[str, Any]:
     data = config.get("data") or {}
     flat |= {f"data.{key}": data.get(key) for key in ("size", "sigma_y", "batch_size")}
     flat |= {f"data.{key}": data.get(key) or None for key in ("params", "invert_mask", "rounding")}
+    flat["data.fit"] = data.get("fit", "crop")
     found = re.search(r"^# prior_sha256: (\w+)", text)
     flat["prior_sha256"] = found.group(1) if found else None
     mark = re.search(r"^# folder: (.+)", text, re.MULTILINE)

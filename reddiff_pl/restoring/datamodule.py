@@ -1,11 +1,11 @@
-"""Shards to batches: the plan's shards one after the other, each in batches at fixed places."""
+"""Shards to batches: the plan's shards one after the other, each cut into batches by its content alone."""
 
 from __future__ import annotations
 
 import itertools
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal
 
@@ -20,16 +20,19 @@ from reddiff_pl.physics.noise import MeasurementNoise, NoNoise
 from reddiff_pl.restoring.batch import Batch, Entry, collate
 from reddiff_pl.restoring.inputs import Inputs, check_estimate
 from reddiff_pl.shards.decode import MAX_PIXELS
+from reddiff_pl.shards.headers import image_values
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import finished, read_sidecar, total
 from reddiff_pl.shards.lock import holder
 from reddiff_pl.shards.placement import place
 from reddiff_pl.shards.plan import Shard, assigned
 from reddiff_pl.shards.reader import Failure, RawSample, read_shard
-from reddiff_pl.shards.samples import label_of, prepare
+from reddiff_pl.shards.samples import Sample, label_of, prepare
 from reddiff_pl.shards.writer import ShardWriter
 
 log = logging.getLogger(__name__)
+
+BATCH_BYTES = 1 << 28  # of its images in float32; one of 24 megapixels is alone
 
 
 class ShardDataModule(LightningDataModule):
@@ -46,9 +49,13 @@ class ShardDataModule(LightningDataModule):
         invert_mask: masks are white where pixels are missing.
         rounding: a measurement read from a picture has at least the noise that its file's rounding, or JPEG's tables,
             left in it, where neither its KEY.json nor sigma_y say another level.
-        batch_size: images restored together. A batch always has this size; the last one is padded. "auto" measures
-            the largest one that pays on the GPU (without one: 8); all tasks of a run take the first one's.
-        size: side of the square that clean images are reduced to, in pixels. Default: the prior's.
+        batch_size: images restored together, at most; of large ones fewer, by their pixels. Images of other sizes and
+            failed samples may be among them. "auto" measures the largest one that pays on the GPU (without one: 8); all
+            tasks of a run take the first one's.
+        size: what clean images are cropped and reduced to, in pixels: the side of a square, or "H,W". Default: the
+            prior's. The image of a measurement has the size that follows from it; this one where it leaves that open,
+            as enlargement does by less than its factor.
+        fit: what becomes of clean images: crop to `size`, the middle of them, or whole, each at its own size.
         workers: decoding threads, one core each.
         sigma_y: noise level, on the [0, 1] scale, that is assumed where KEY.json of a measurement has no `sigma_y`;
             "estimate" finds it from each measurement. Default: that of the model's noise.
@@ -78,7 +85,8 @@ class ShardDataModule(LightningDataModule):
         invert_mask: bool = False,
         rounding: bool = True,
         batch_size: int | Literal["auto"] = 8,
-        size: int | None = None,
+        size: int | str | list[int] | None = None,
+        fit: Literal["crop", "whole"] = "crop",
         workers: int = 2,
         sigma_y: float | Literal["estimate"] | None = None,
         max_pixels: int = MAX_PIXELS,
@@ -98,7 +106,6 @@ class ShardDataModule(LightningDataModule):
         for name, value in {
             "batch_size": batch_size,
             "workers": workers,
-            "size": size,
             "limit": limit,
             "max_pixels": max_pixels,
         }.items():
@@ -108,12 +115,17 @@ class ShardDataModule(LightningDataModule):
             raise ConfigError(f"--data.sigma_y: must not be negative, got {sigma_y}")
         if physics is None or shape is None:
             raise ConfigError("--model.physics: no operator; name one, or a tasks/*.yaml that does")
-        if size is not None:
-            shape = (shape[0], size, size)
+        sides = None if size is None else parse_size(size)
+        if fit not in ("crop", "whole"):
+            raise ConfigError(f"--data.fit: must be crop or whole, got {fit}")
+        if sides is not None and fit == "whole":
+            raise ConfigError("--data.size: --data.fit whole keeps images as they are; leave one of them out")
+        if sides is not None:
+            shape = (shape[0], *sides)
         self.batch_size = 0 if batch_size == "auto" else batch_size  # 0: to be set before the first batch
         self.workers, self.limit, self.max_pixels = workers, limit, max_pixels
         self.run = Run(out) if out is not None else None
-        self.degradation = Degradation(physics, noise or NoNoise(), shape, seed, sigma_y)
+        self.degradation = Degradation(physics, noise or NoNoise(), shape, seed, sigma_y, fit, sides)
         self.retry_failed = retry_failed
         self.classes, self.default_label = classes, default_label
         self.rank, self.world = place(rank, world)
@@ -124,6 +136,7 @@ class ShardDataModule(LightningDataModule):
         self.held: list[str] = []  # shards that other tasks were writing
         self.should_stop: Callable[[], bool] = lambda: False
         self.pin = False  # whether batches go to a CUDA device
+        self.stack = True  # whether the samples of a batch are stacked, or left as they are
         self._check_operator()
         check_estimate(self.degradation)
 
@@ -237,10 +250,10 @@ class ShardDataModule(LightningDataModule):
         source = iter(read_shard(shard))
         has = writer.has if writer is not None else lambda entry: False
         kept = writer.kept if writer is not None else lambda entry: False
-        raws = itertools.islice(source, limit)
+        raws = self._cut(itertools.islice(source, limit))
         ahead: deque[tuple[list[RawSample | Failure], Future[Batch]]] = deque()
         while True:
-            while len(ahead) < 2 and (group := list(itertools.islice(raws, self.batch_size))):
+            while len(ahead) < 2 and (group := next(raws, [])):
                 # a batch of which only a part was written is computed again whole
                 wanted = [] if all(map(has, group)) else group
                 entries = [pool.submit(self._prepare, raw, kept(raw)) for raw in wanted]
@@ -259,6 +272,23 @@ class ShardDataModule(LightningDataModule):
         complete = limit is None or next(source, None) is None
         yield Batch(shard, writer, [], last=True, complete=complete, fraction=1.0)
 
+    def _cut(self, raws: Iterator[RawSample | Failure]) -> Iterator[list[RawSample | Failure]]:
+        """The places of each batch: `batch_size` of them, and no more than `BATCH_BYTES` of images but for the first.
+
+        Where a batch ends does not depend on what was done before, nor on anything that must be decoded.
+        """
+        group: list[RawSample | Failure] = []
+        total = 0
+        for raw in raws:
+            size = 4 * image_values(raw, self.degradation)
+            if group and (len(group) == self.batch_size or total + size > BATCH_BYTES):
+                yield group
+                group, total = [], 0
+            group.append(raw)
+            total += size
+        if group:
+            yield group
+
     def _prepare(self, raw: RawSample | Failure, kept: bool) -> Entry:
         """Runs in a decoding thread."""
         if isinstance(raw, Failure) or kept:
@@ -271,13 +301,34 @@ class ShardDataModule(LightningDataModule):
             if self.classes:
                 sample.label = label_of(sample.meta, self.classes, self.default_label)
             return sample
-        except SampleError as error:
+        except (SampleError, ConfigError) as error:  # an option may fit images of other sizes
             return Failure(raw.index, raw.key, " ".join(str(error).split()))
 
     def _collate(self, shard: Shard, writer: ShardWriter | None, entries: list[Future[Entry]]) -> Batch:
         """Runs in a decoding thread."""
-        batch = collate(shard, writer, [entry.result() for entry in entries], self.batch_size)
+        prepared = [entry.result() for entry in entries]
+        if not self.stack:
+            return Batch(shard, writer, prepared, [entry for entry in prepared if isinstance(entry, Sample)])
+        batch = collate(shard, writer, prepared, self.batch_size)
         return batch.pinned() if self.pin else batch
+
+
+def parse_size(size: int | str | Sequence[int]) -> tuple[int, int]:
+    """Height and width of `--data.size`: 64, "480,320" or [480, 320].
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    parts = str(size).split(",") if isinstance(size, int | str) else list(size)
+    try:
+        sides = [int(part) for part in parts]
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 2) or min(sides) < 1:
+        raise ConfigError(
+            f"--data.size: must be a side in pixels, or height and width as 480,320, got {size}"
+        )
+    return sides[0], sides[-1]
 
 
 class _Batches(IterableDataset):

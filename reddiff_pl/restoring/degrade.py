@@ -37,6 +37,7 @@ def degrade(argv: list[str]) -> int:
     tell_inputs(cli.datamodule)
     data, degradation = cli.datamodule, cli.datamodule.degradation
     data.should_stop = stop.requested
+    data.stack = False
     data.batch_size = data.batch_size or WITHOUT_GPU  # the bytes do not depend on it
     data.classes = 0  # measurements are made without the prior
     # restored later they are told the same level
@@ -61,8 +62,14 @@ def degrade(argv: list[str]) -> int:
 def _physics_yaml(cli: RestoreCLI) -> str:
     """What `restore` needs to know of the measurements, as a configuration."""
     model = yaml.safe_load(cli.resolved())["model"]
+    degradation = cli.datamodule.degradation
     content: Mapping[str, Any] = {
         "model": {key: model[key] for key in ("physics", "noise") if model.get(key) is not None},
-        "data": {"size": cli.datamodule.degradation.shape[-1]},
+        "data": {"fit": "whole"} if degradation.fit == "whole" else {"size": _size(degradation.shape)},
     }
     return yaml.safe_dump(content, sort_keys=False)
+
+
+def _size(shape: tuple[int, int, int]) -> int | list[int]:
+    """As `--data.size` says it."""
+    return shape[2] if shape[1] == shape[2] else list(shape[1:])

@@ -25,7 +25,7 @@ from reddiff_pl import stop
 from reddiff_pl.errors import SampleError, TooManyFailed
 from reddiff_pl.restoring import written
 from reddiff_pl.restoring.batch import Batch
-from reddiff_pl.restoring.restoration import Restored
+from reddiff_pl.restoring.restored import Restored
 from reddiff_pl.shards import encode
 from reddiff_pl.shards.metadata import misfit_ratio
 from reddiff_pl.shards.reader import Failure, RawSample

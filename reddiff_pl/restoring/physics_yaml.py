@@ -32,7 +32,7 @@ MAX_BYTES = 1 << 16
 MAX_NUMBER = 1 << 20  # operators allocate by their sizes
 MAX_ENTRIES = 1 << 26  # the product of a list of sizes
 
-_KEYS = {"model": {"physics", "noise"}, "data": {"size"}}
+_KEYS = {"model": {"physics", "noise"}, "data": {"size", "fit"}}
 _SPEC = {"class_path", "init_args"}
 _RESERVED = {
     "classpath",
@@ -144,8 +144,11 @@ def _settings(values: Mapping[Any, Any]) -> Iterator[tuple[Any, Any]]:
 
 def _check_data(data: Mapping[str, Any] | None) -> None:
     size = (data or {}).get("size")
-    if size is not None and (type(size) is not int or not 1 <= size <= 1 << 13):
-        raise _Refused(f"data.size must be a number of pixels up to {1 << 13}")
+    sides = size if isinstance(size, list) and len(size) == 2 else [size]
+    if size is not None and not all(type(side) is int and 1 <= side <= 1 << 13 for side in sides):
+        raise _Refused(f"data.size must be a number of pixels up to {1 << 13}, or two of them")
+    if (data or {}).get("fit") not in (None, "crop", "whole"):
+        raise _Refused("data.fit must be crop or whole")
 
 
 def _check_spec(where: str, value: Any) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import logging
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -15,86 +15,20 @@ from torch import Tensor
 
 from reddiff_pl.devices.copies import Download, Pace
 from reddiff_pl.errors import ConfigError
-from reddiff_pl.metrics import misfit, psnr, ssim
 from reddiff_pl.physics import MeasurementNoise, bind
-from reddiff_pl.priors import Prior
+from reddiff_pl.priors import Prior, Tiled
+from reddiff_pl.priors.tiled import windowed
 from reddiff_pl.restoring import written
-from reddiff_pl.restoring.batch import Batch
-from reddiff_pl.restoring.divergence import Divergence, refuse_divergence
+from reddiff_pl.restoring.batch import Batch, Group
+from reddiff_pl.restoring.divergence import Divergence
 from reddiff_pl.restoring.evolution import KeptSteps
+from reddiff_pl.restoring.lockstep import together
+from reddiff_pl.restoring.restored import Part, Restored, best, judged
 from reddiff_pl.restoring.written import Form, as_written
 from reddiff_pl.samplers import Sampler, SeededNoise, run
 from reddiff_pl.samplers.spread import spread
-from reddiff_pl.shards.samples import Sample, unit
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Part:
-    """Rows of a batch restored, on their way to the CPU.
-
-    Attributes:
-        images: {what stands in a file's name between key and kind: a row of it an image}: the restored ones, by an
-            empty name, uint8 or float32 (rows, C, H, W) as `as_written` makes them; and where asked for `start`,
-            A_dagger(y), and `sample0`, ..., the restorations of one measurement.
-        extras: {what a file is called after the key: a row of it an image}: `std.npy`, the standard deviation of each
-            pixel over several restorations on the [0, 1] scale, float16 (rows, C, H, W); `steps.png`, the evolution,
-            uint8 (rows, 1 or 3, 2H, kept * W), x above, x0_hat below.
-        metrics: misfit, and psnr and ssim where there are references, (rows,).
-        divergence: what `Divergence` found, (rows,).
-    """
-
-    images: Download
-    extras: Download
-    metrics: Download
-    divergence: Download
-
-
-@dataclass
-class Restored:
-    """What became of the samples of a batch, in their order.
-
-    Attributes:
-        parts: the batch in parts of equal size, but for the last.
-        rows: rows of a part.
-        referenced: which samples have a reference.
-        forms: how their images are written.
-    """
-
-    parts: list[Part]
-    rows: int
-    referenced: list[bool]
-    forms: list[Form]
-
-    def images(self, i: int) -> dict[str, Tensor]:
-        """The images of sample i, once they have arrived on the CPU; written in the form `forms[i]`."""
-        part, row = divmod(i, self.rows)
-        return {name: rows[row] for name, rows in self.parts[part].images.wait().items()}
-
-    def extras(self, i: int) -> dict[str, Tensor]:
-        """The other files of sample i, once they have arrived on the CPU."""
-        part, row = divmod(i, self.rows)
-        return {name: rows[row] for name, rows in self.parts[part].extras.wait().items()}
-
-    def check(self, i: int) -> None:
-        """
-        Raises:
-            SampleError: sample i diverged, or its result is not finite.
-        """
-        part, row = divmod(i, self.rows)
-        found = self.parts[part].divergence.wait()
-        refuse_divergence(int(found["first"][row]), bool(found["broken"][row]))
-
-    def metrics(self, i: int) -> dict[str, float | None]:
-        """The metrics of sample i, to 4 decimals; None where one is infinite, as the PSNR of equal images is."""
-        part, row = divmod(i, self.rows)
-        values = {name: column[row].item() for name, column in self.parts[part].metrics.wait().items()}
-        return {
-            name: None if not math.isfinite(value) else round(value, 4)
-            for name, value in values.items()
-            if name == "misfit" or self.referenced[i]
-        }
 
 
 class Restoration(LightningModule):
@@ -157,9 +91,11 @@ class Restoration(LightningModule):
         self.keep_steps, self.keep_start = keep_steps, keep_start
         self.noise_device, self.seed = noise_device, seed
         self.should_stop: Callable[[], bool] = lambda: False
+        self.seen = windowed(prior)  # what the sampler asks: a prior on images of any size
         self._pace: Pace | None = None
-        self._shapes: set[frozenset[tuple[str, torch.Size]]] = set()  # of batches
+        self._copies: list[Physics] = []  # of the operator, for groups beside the first
         self._rows = 0  # images restored at a time, once memory has run out; 0: the whole batch
+        self._windows_said = False
 
     def check(self, shape: tuple[int, int, int]) -> None:
         """Start the sampler on an empty image, so that options that do not fit the prior stop before any work.
@@ -171,10 +107,10 @@ class Restoration(LightningModule):
             ConfigError: which option.
         """
         empty = torch.zeros(1, *shape)
-        if shape != self.prior.shape:
+        if shape != self.prior.shape and not isinstance(self.seen, Tiled):  # windows take any size
             try:
                 t = label = torch.zeros(1, dtype=torch.long)
-                self.prior.eps(self.prior.encode(empty), t, label)
+                self.seen.eps(self.prior.encode(empty), t, label)
             except Exception as error:  # every network fails in its own way
                 raise ConfigError(
                     f"--data.size: the prior, made for {self.prior.shape}, does not take images of {shape}: "
@@ -193,55 +129,77 @@ class Restoration(LightningModule):
             )
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Restored | None:
-        if batch.y is None:
+        if not batch.groups:
             return None
-        assert self.physics is not None
-        self._note_shape({"y": batch.y, **batch.params})
-        batch_size, n = len(batch.y), len(batch.samples)
-        rows = min(self._rows or batch_size, batch_size)
+        for module in self.seen.modules():
+            if isinstance(module, Tiled):
+                module.usual = batch.size
+        self._say_windows(batch.groups)
+        forms = [Form.of(sample, self.prior.shape[0], self.output) for sample in batch.samples]
+        largest = max(len(group.keys) for group in batch.groups)
         while True:
             try:
-                parts = [self._restore(batch, start, start + rows) for start in range(0, n, rows)]
+                parts = [
+                    part for groups in self._at_once(batch.groups) for part in self._restore(groups, forms)
+                ]
                 break
             except torch.OutOfMemoryError:
-                if rows == 1:
+                rows = min(self._rows or largest, largest)
+                if self._rows or len(batch.groups) == 1:
+                    rows //= 2
+                if not rows:
                     raise
-                rows = rows // 2
             torch.cuda.empty_cache()  # outside the handler, which keeps the failed step's tensors alive
-        if rows < batch_size and not self._rows:
             self._rows = rows
-            log.warning("out of memory: from here on %d images at a time, in batches of %d", rows, batch_size)
-        return Restored(
-            parts, rows, [sample.x is not None for sample in batch.samples], self._forms(batch.samples)
-        )
+            log.warning("out of memory: from here on %d images at a time, in batches of %d", rows, batch.size)
+        return Restored(parts, [sample.x is not None for sample in batch.samples], forms)
 
-    def _forms(self, samples: Sequence[Sample]) -> list[Form]:
-        return [Form.of(sample, self.prior.shape[0], self.output) for sample in samples]
+    def _at_once(self, groups: list[Group]) -> list[list[Group]]:
+        """What is restored together: all groups of a batch, unless memory has run out."""
+        if not self._rows:
+            return [groups]
+        return [
+            [group.rows(i, i + self._rows)] for group in groups for i in range(0, len(group.keys), self._rows)
+        ]
 
-    def _note_shape(self, tensors: Mapping[str, Tensor]) -> None:
-        """Warn, once, when batches come in ever other shapes; two are usual, as masks of one channel and of three.
+    def _say_windows(self, groups: list[Group]) -> None:
+        other = next((group.shape for group in groups if group.shape != self.prior.shape), None)
+        if other is None or self._windows_said or not isinstance(self.seen, Tiled):
+            return
+        self._windows_said = True
+        (_, height, width), (_, rows, columns) = other, self.prior.shape
+        log.info("images of %dx%d are seen in windows of %dx%d", width, height, columns, rows)
 
-        Images have one size in a run. It is the operators' parameters, and measurements with them, that may differ.
-        """
-        shape = frozenset((name, tensor.shape) for name, tensor in tensors.items())
-        if shape not in self._shapes and len(self._shapes) == 2:
-            names = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
-            log.warning(
-                "a third shape of batches (%s): whatever is compiled or captured for a shape is made anew for each; "
-                "keep measurements of one size together",
-                names,
+    def _restore(self, groups: list[Group], forms: Sequence[Form]) -> list[Part]:
+        """Groups of a batch restored and judged, step by step together."""
+        assert self.physics is not None
+        while len(self._copies) < len(groups) - 1:
+            self._copies.append(copy.deepcopy(self.physics))
+        operators = [self.physics, *self._copies]
+        jobs = [
+            functools.partial(
+                self._restore_group,
+                *(group, [forms[place] for place in group.places], operators[i]),
+                self._asked_to_stop if i == 0 else self.should_stop,
             )
-        self._shapes.add(shape)
+            for i, group in enumerate(groups)
+        ]
+        return together(self.seen, jobs)
 
-    def _restore(self, batch: Batch, start: int, end: int) -> Part:
-        """Rows of a batch restored and judged. Nothing here waits for the device but `Pace`."""
-        assert self.physics is not None and batch.y is not None and batch.noise_std is not None
-        y, rows = batch.y[start:end], slice(start, end)
-        bind(self.physics, {name: value[rows] for name, value in batch.params.items()})
-        kept = KeptSteps(self.keep_steps, self.prior.decode)
-        divergence = Divergence(len(y), y.device)
+    def _restore_group(
+        self,
+        group: Group,
+        forms: Sequence[Form],
+        physics: Physics,
+        should_stop: Callable[[], bool],
+        prior: Prior,
+    ) -> Part:
+        """One group. Nothing here waits for the device but `Pace`."""
+        bind(physics, group.params, group.shape)
+        kept = KeptSteps(self.keep_steps, prior.decode)
+        divergence = Divergence(len(group.y), group.y.device)
         if self._pace is None:
-            self._pace = Pace(y.device)
+            self._pace = Pace(group.y.device)
 
         def restore(sample: int) -> Tensor:
             def look(step: int, x: Tensor, x0_hat: Tensor) -> None:
@@ -249,60 +207,38 @@ class Restoration(LightningModule):
                 if self.keep_steps and sample == 0:
                     kept(step, x, x0_hat)
 
-            assert self.physics is not None and batch.noise_std is not None
             x = run(
                 self.sampler,
-                y,
-                self.prior.observed(self.physics),
-                self.prior,
-                SeededNoise(self.seed, batch.keys[rows], y.device, self.noise_device, sample),
-                batch.label[rows] if batch.label is not None else None,
-                noise_std=batch.noise_std[rows],
+                group.y,
+                prior.observed(physics),
+                prior,
+                SeededNoise(self.seed, group.keys, group.y.device, self.noise_device, sample),
+                group.label,
+                noise_std=group.noise_std,
                 callback=look,
-                should_stop=self._asked_to_stop,
+                should_stop=should_stop,
             )
-            return divergence.result(self.prior.decode(x))
+            return divergence.result(prior.decode(x))
 
-        forms = self._forms(
-            [batch.samples[i] if i < len(batch.samples) else batch.samples[0] for i in range(start, end)]
-        )
         images, extras = {}, {}
         if self.num_samples == 1:
             images[""] = as_written(restore(0), forms)
         else:
             mean, std, samples = spread(restore, self.num_samples)
             each = [as_written(x, forms) for x in samples]
-            images[""] = as_written(mean, forms) if self.samples == "mean" else self._best(each, y)
+            images[""] = as_written(mean, forms) if self.samples == "mean" else best(each, group.y, physics)
             extras["std.npy"] = std.half()
             images |= {f"sample{i}": x for i, x in enumerate(each) if self.keep_samples}
         if self.keep_start:
-            images["start"] = as_written(divergence.result(self.physics.A_dagger(y)), forms)
+            images["start"] = as_written(divergence.result(physics.A_dagger(group.y)), forms)
         if (strips := kept.strips()) is not None:
             extras["steps.png"] = strips
-        references = batch.references[rows] if batch.references is not None else None
-        metrics = self._metrics(images[""], y, references)
-        return Part(Download(images), Download(extras), Download(metrics), Download(divergence.found()))
-
-    def _best(self, images: Sequence[Tensor], y: Tensor) -> Tensor:
-        """Of several restorations of each measurement that of the smallest misfit."""
-        assert self.physics is not None
-        misfits = torch.stack([misfit(2 * unit(x) - 1, y, self.physics) for x in images])
-        return torch.stack(list(images))[misfits.argmin(0), torch.arange(len(y), device=y.device)]
+        metrics = judged(images[""], group.y, group.references, physics)
+        downloads = (Download(found) for found in (images, extras, metrics, divergence.found()))
+        return Part(group.places, *downloads)
 
     def _asked_to_stop(self) -> bool:
         """Looked at before each step."""
         assert self._pace is not None
         self._pace.step()
         return self.should_stop()
-
-    def _metrics(self, images: Tensor, y: Tensor, references: Tensor | None) -> dict[str, Tensor]:
-        """Of the images as they are written, (B,) each; `physics` has their parameters bound."""
-        assert self.physics is not None
-        x = images.float() / 127.5 - 1 if images.dtype == torch.uint8 else 2 * images - 1
-        metrics = {"misfit": misfit(x, y, self.physics)}
-        if references is not None:
-            # a few images at a time: their maps in float64 need more memory than many a network
-            pairs = list(zip(images.split(8), references.split(8), strict=True))
-            metrics["psnr"] = torch.cat([psnr(*pair) for pair in pairs])
-            metrics["ssim"] = torch.cat([ssim(*pair) for pair in pairs])
-        return metrics

@@ -21,16 +21,16 @@ from torch import Tensor
 from reddiff_pl.errors import SampleError
 from reddiff_pl.shards import ancillary, colour, tiff
 from reddiff_pl.shards.folder import IMAGE_SUFFIXES
-from reddiff_pl.shards.picture import Picture, Source, square, unit, unit_tensor
+from reddiff_pl.shards.picture import Picture, Source, fitted, unit, unit_tensor
 
 __all__ = [
     "Picture",
     "Source",
     "array",
     "array_image",
+    "fitted",
     "image",
     "member_bytes",
-    "square",
     "unit_tensor",
 ]
 

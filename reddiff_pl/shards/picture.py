@@ -138,21 +138,22 @@ def unit_tensor(picture: Picture | Image.Image) -> Tensor:
     return torch.from_numpy(values[None].copy() if values.ndim == 2 else values.transpose(2, 0, 1).copy())
 
 
-def square(picture: Picture, size: int, name: str) -> Picture:
-    """Centre-crop to a square and reduce to size x size pixels.
+def fitted(picture: Picture, height: int, width: int, name: str) -> Picture:
+    """Crop the middle to the proportions of height x width pixels, and reduce it to that size.
 
     Raises:
         SampleError: the picture is smaller than that; it is never enlarged.
     """
-    side = min(picture.size)
-    if side < size:
+    if picture.width < width or picture.height < height:
+        wanted = f"{width}" if width == height else f"{height},{width} (height, width)"
         raise SampleError(
-            f"{name} has {picture.width}x{picture.height} pixels, smaller than data.size {size}; "
+            f"{name} has {picture.width}x{picture.height} pixels, smaller than data.size {wanted}; "
             "images are never enlarged"
         )
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    picture = picture.cropped(left, top, side, side)
-    return picture if side == size else picture.resized(size, size)
+    w = min(picture.width, round(picture.height * width / height))
+    h = min(picture.height, round(picture.width * height / width))
+    picture = picture.cropped((picture.width - w) // 2, (picture.height - h) // 2, w, h)
+    return picture if picture.size == (width, height) else picture.resized(width, height)
 
 
 def _resize(pixels: NDArray[Any], width: int, height: int, clip: bool = True) -> NDArray[Any]:

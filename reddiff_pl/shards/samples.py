@@ -41,6 +41,7 @@ class Sample:
             is an array.
         grey: it came as one channel, and was made several equal ones.
         exact: 8 bits hold the reference.
+        shape: (C, H, W) of the image.
     """
 
     index: int
@@ -49,6 +50,7 @@ class Sample:
     params: dict[str, Tensor]
     x: Tensor | None
     meta: dict[str, Any]
+    shape: tuple[int, int, int]
     label: int | None = None
     noise_std: float = 0.0
     sigma_y: float = 0.0
@@ -89,7 +91,8 @@ def prepare(
     meta = metadata.parse(content, "json")
     meta_json = metadata.as_utf8(content)
     given = _parameters(raw, degradation, max_pixels, invert_mask)
-    reference = reference_picture(members, degradation.shape, max_pixels)
+    fit = degradation.shape[1:] if degradation.fit == "crop" else None
+    reference = reference_picture(members, channels, fit, max_pixels)
     x = None if reference is None else 2 * decode.unit_tensor(reference) - 1
 
     if is_measured(members):
@@ -107,15 +110,21 @@ def prepare(
             given = {**parameters_of_file(degradation.physics, content), **given}
             # [0, 1] in the operator's own range
             y = degradation.scale * decode.unit_tensor(picture) - (degradation.scale - 1)
-        y, params = degradation.accept(y, raw.key, given)
-        told = _told(degradation, y, params, meta)
+        size = None if reference is None else (reference.height, reference.width)
+        y, params, shape = degradation.accept(y, raw.key, given, size)
+        if reference is not None and size != shape[1:]:
+            raise SampleError(
+                f"{reference.source.name} has {reference.width}x{reference.height} pixels, expected "
+                f"{shape[2]}x{shape[1]}"
+            )
+        told = _told(degradation, y, params, meta, shape)
         if rounding and told["sigma_y_of"] in ("noise", "estimate"):
             least = rounding_level(source.bits, content, degradation.physics)
             if least > told["sigma_y"]:
                 told = {"noise_std": degradation.scale * least, "sigma_y": least, "sigma_y_of": "file"}
         exact = reference is None or 0 < reference.source.bits <= 8
         return Sample(
-            *(raw.index, raw.key, y, params, x, meta),
+            *(raw.index, raw.key, y, params, x, meta, shape),
             **told,
             file=raw.file,
             source=source,
@@ -132,9 +141,10 @@ def prepare(
         )
     y, params = degradation(x, raw.key, given)
     source = reference.source
+    shape = (channels, reference.height, reference.width)
     return Sample(
-        *(raw.index, raw.key, y, params, x, meta),
-        **_told(degradation, y, params, {}),
+        *(raw.index, raw.key, y, params, x, meta, shape),
+        **_told(degradation, y, params, {}, shape),
         file=raw.file,
         source=source,
         meta_json=meta_json,
@@ -145,13 +155,17 @@ def prepare(
 
 
 def _told(
-    degradation: Degradation, y: Tensor, params: Mapping[str, Tensor], meta: Mapping[str, Any]
+    degradation: Degradation,
+    y: Tensor,
+    params: Mapping[str, Tensor],
+    meta: Mapping[str, Any],
+    shape: tuple[int, int, int],
 ) -> dict[str, Any]:
     """The noise level of a measurement by its own .json, the option or the task, as `Sample` keeps it."""
     own = meta.get("sigma_y")
     level = degradation.sigma_y if own is None else own
     said = "noise" if level is None else "json" if own is not None else "option"
-    noise_std = degradation.noise_std(y, params, level)
+    noise_std = degradation.noise_std(y, params, level, shape)
     return {
         "noise_std": noise_std,
         "sigma_y": noise_std / degradation.scale,
@@ -177,7 +191,10 @@ def label_of(meta: Mapping[str, Any], classes: int, default: int | None) -> int:
 
 
 def reference_picture(
-    members: Mapping[str, bytes | Path], shape: tuple[int, int, int], max_pixels: int = decode.MAX_PIXELS
+    members: Mapping[str, bytes | Path],
+    channels: int,
+    size: tuple[int, int] | None = None,
+    max_pixels: int = decode.MAX_PIXELS,
 ) -> Picture | None:
     """A sample's reference as the run takes it; None without one.
 
@@ -186,13 +203,13 @@ def reference_picture(
 
     Args:
         members: its files.
-        shape: (C, H, W) of the run's images.
+        channels: of the run's images.
+        size: height and width that a clean image is cropped and reduced to; None: it is kept whole.
         max_pixels: larger pictures are refused.
 
     Raises:
-        SampleError: it is damaged, or has the wrong size.
+        SampleError: it is damaged, or too small.
     """
-    channels, height, width = shape
     measured = is_measured(members)
     prefix = "x." if measured else ""
     if name := image_member(members, prefix):
@@ -201,11 +218,7 @@ def reference_picture(
         picture = decode.array_image(decode.member_bytes(members[name]), name, channels, max_pixels)
     else:
         return None
-    if not measured:
-        return decode.square(picture, width, name)
-    if picture.size != (width, height):
-        raise SampleError(f"{name} has {picture.width}x{picture.height} pixels, expected {width}x{height}")
-    return picture
+    return picture if measured or size is None else decode.fitted(picture, *size, name)
 
 
 def is_measured(members: Mapping[str, bytes | Path]) -> bool:

@@ -153,7 +153,7 @@ class PhotoCrops(LightningDataModule):
             )
             content = decode.member_bytes(raw.members[name])
             picture = decode.image(content, name, self.channels).on_white()
-            whole = decode.square(picture, self.size, name)
+            whole = decode.fitted(picture, self.size, self.size, name)
             if min(picture.size) < self.scales[-1]:
                 raise SampleError(f"{name} is smaller than data.min_scale {self.scales[-1]}")
         except SampleError as error:

@@ -8,20 +8,28 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import deepinv
 import pytest
 import torch
 from deepinv.physics import Physics
 from torch import Tensor
 
-from reddiff_pl.errors import ConfigError, SampleError
+from reddiff_pl.errors import SampleError
 from reddiff_pl.physics import (
+    HDR,
+    JPEG,
+    BicubicSuperResolution,
     BoxMask,
+    Colorization,
+    Compose,
+    CompressedSensing,
     Degradation,
     GaussianDeblurring,
     GaussianNoise,
     Inpainting,
     MeasurementNoise,
     NoNoise,
+    PhaseRetrieval,
     PoissonNoise,
     RandomMask,
     SuperResolution,
@@ -235,28 +243,69 @@ def test_a_bad_sample_does_not_disturb_the_next() -> None:
 @DRAWN
 def test_accept_takes_what_degrade_wrote(name: str) -> None:
     written = shared(name)(image(KEYS[0]), KEYS[0], {})
-    assert equal(shared(name).accept(written[0], "another key", written[1]), written)
+    assert equal(shared(name).accept(written[0], "another key", written[1])[:2], written)
 
 
-@pytest.mark.parametrize("shape", [(3, 16, 23), (1, 16, 24), (3, 24, 16), (16, 24), (1, 3, 16, 24)], ids=str)
-@pytest.mark.parametrize("name", ["given_mask", "unit_given_mask", "fixed_blur"])
-def test_accept_refuses_a_wrong_size(name: str, shape: tuple[int, ...]) -> None:
-    given = {} if name == "fixed_blur" else {"mask": random_mask(0)}
-    with pytest.raises(SampleError, match=r"the measurement has shape .*expected \(3, 16, 24\)"):
+@pytest.mark.parametrize(
+    "name, shape, message",
+    [
+        ("given_mask", (3, 16, 23), r"mask has shape \(1, 16, 24\), expected \(1, 16, 23\)"),
+        ("unit_given_mask", (3, 24, 16), r"mask has shape \(1, 16, 24\), expected \(1, 24, 16\)"),
+        ("fixed_blur", (1, 16, 24), "an image with 1 channels; expected 3"),
+        ("fixed_blur", (16, 24), "which the operator makes of no image of 3 channels"),
+        ("given_mask", (1, 3, 16, 24), "which the operator makes of no image of 3 channels"),
+        ("superresolution", (1, 4, 6), "an image with 1 channels; expected 3"),
+    ],
+)
+def test_accept_refuses_a_shape_that_no_image_has(name: str, shape: tuple[int, ...], message: str) -> None:
+    given = {"mask": random_mask(0)} if "mask" in name else {}
+    with pytest.raises(SampleError, match=message):
         shared(name).accept(torch.zeros(shape), KEYS[0], given)
 
 
-def test_accept_refuses_a_wrong_factor() -> None:
+def test_the_reference_or_the_size_says_what_enlargement_leaves_open() -> None:
     y = torch.rand(3, 4, 6)
-    assert equal(shared("superresolution").accept(y, KEYS[0], {}), (y, {}))
-    with pytest.raises(SampleError, match=r"has shape \(3, 8, 12\), expected \(3, 4, 6\)"):
-        shared("superresolution").accept(torch.zeros(3, 8, 12), KEYS[0], {})
+    assert shared("superresolution").accept(y, KEYS[0], {})[2] == (3, 16, 24)
+    assert shared("superresolution").accept(y, KEYS[0], {}, size=(13, 22))[2] == (3, 13, 22)
+    # one that has another measurement says nothing
+    assert shared("superresolution").accept(y, KEYS[0], {}, size=(12, 22))[2] == (3, 16, 24)
+    told = Degradation(SuperResolution(4), NoNoise(), SHAPE, seed=0, size=(15, 21))
+    assert told.accept(y, KEYS[0], {})[2] == (3, 15, 21)
+    assert told.accept(torch.rand(3, 9, 9), KEYS[0], {})[2] == (3, 36, 36)
+    x = told.bound({}, (3, 15, 21)).A_dagger(y[None])
+    assert x.shape == (1, 3, 15, 21) and torch.allclose(told.bound({}).A(x)[0], y)
 
 
-def test_factor_that_does_not_divide_is_a_configuration_error() -> None:
-    """It fails every sample: better said once."""
-    with pytest.raises(ConfigError, match="factor: 5 does not divide"):
-        Degradation(SuperResolution(5), NoNoise(), SHAPE, seed=0)(image(KEYS[0]), KEYS[0], {})
+@pytest.mark.parametrize("size", [(17, 31), (40, 9), (5, 5)], ids=str)
+@pytest.mark.parametrize(
+    "physics",
+    [
+        SuperResolution(4),
+        BicubicSuperResolution(2),
+        GaussianDeblurring(),
+        Inpainting(RandomMask()),
+        CompressedSensing(),
+        JPEG(),
+        HDR(),
+        PhaseRetrieval(),
+        Colorization(),
+        UnitRange(Compose([Inpainting(RandomMask()), SuperResolution(3)])),
+        Compose([GaussianDeblurring(), SuperResolution(2), JPEG()]),
+        deepinv.physics.Blur(filter=torch.ones(1, 1, 3, 5) / 15, padding="valid"),
+        deepinv.physics.Blur(filter=torch.ones(1, 1, 3, 3) / 9, padding="circular"),
+        UnitRange(deepinv.physics.Decolorize()),
+    ],
+    ids=lambda physics: f"{type(physics).__name__}-{physics}"[:40].split("\n")[0],
+)
+def test_an_image_of_any_size_is_found_from_its_measurement(physics: Physics, size: tuple[int, int]) -> None:
+    """And its drawn parameters have its size."""
+    degradation = Degradation(physics, NoNoise(), SHAPE, seed=0)
+    x = 2 * torch.rand(3, *size, generator=torch.Generator().manual_seed(0)) - 1
+    y, params = degradation(x, "key", {})
+    again, _, shape = degradation.accept(y, "key", params, size)
+    assert torch.equal(again, y) and shape == (3, *size)
+    start = degradation.bound(params, shape).A_dagger(y[None])
+    assert start.shape == (1, 3, *size) and start.isfinite().all()
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
@@ -279,14 +328,14 @@ def test_accept_clears_masked_entries(channels: int) -> None:
     """8-bit files cannot hold a masked 0: it comes back as 1/255."""
     mask, y = random_mask(2, channels), image(KEYS[0])
     before = y.clone()
-    accepted, _ = shared("given_mask").accept(y, KEYS[0], {"mask": mask})
+    accepted, _, _ = shared("given_mask").accept(y, KEYS[0], {"mask": mask})
     assert torch.equal(accepted, mask * y)
     assert torch.equal(y, before)
 
 
 def test_accept_adds_no_noise() -> None:
     mask = torch.ones(1, *SHAPE[1:])
-    accepted, _ = shared("inpainting").accept(image(KEYS[0]), KEYS[0], {"mask": mask})
+    accepted, _, _ = shared("inpainting").accept(image(KEYS[0]), KEYS[0], {"mask": mask})
     assert torch.equal(accepted, image(KEYS[0]))
 
 

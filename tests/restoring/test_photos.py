@@ -107,13 +107,13 @@ def test_alpha_stands_apart_and_the_colours_are_those_stored():
 
 def test_photos_are_cropped_in_the_middle_and_reduced_never_enlarged():
     photo = decode.image(save(scene(), "PNG"), "photo")
-    square = decode.square(photo, 64, "photo")
+    square = decode.fitted(photo, 64, 64, "photo")
     assert (np.asarray(square) == PLAIN[:, 16:80]).all(), "no resampling where the size fits"
-    half = decode.square(photo, 32, "photo")
+    half = decode.fitted(photo, 32, 32, "photo")
     assert half.size == (32, 32)
     assert np.abs(np.asarray(half)[20, 4].astype(int) - PLAIN[40, 24]).max() <= 2
     with pytest.raises(SampleError, match=r"96x64 pixels, smaller than data\.size 65"):
-        decode.square(photo, 65, "photo")
+        decode.fitted(photo, 65, 65, "photo")
 
 
 def test_a_folder_of_them_all(tmp_path):
