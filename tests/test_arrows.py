@@ -10,14 +10,14 @@ ROOT = Path(__file__).parents[1]
 
 # a room may import itself and what stands in the lines below its own
 LAYERS = [
-    {"__main__"},
-    {"sweep", "demo", "bench"},
+    {"__main__", "__init__"},  # which gathers names, imported when they are wanted
+    {"sweep", "demo", "bench", "restorer", "integrations"},
     {"cluster", "report"},
     {"restoring", "evaluation", "training"},
     {"samplers", "shards", "metrics"},
     {"physics", "priors"},
     {"options", "devices"},
-    {"files", "seeding", "errors", "exit_codes", "stop", "logs", "moved", "import_path", "__init__"},
+    {"files", "seeding", "errors", "exit_codes", "stop", "logs", "moved", "import_path"},
 ]
 # within the last line, and where a lower line must know of a room above it: nowhere
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

@@ -29,7 +29,7 @@ KNOWN_CHECKPOINTS = {
 # weights and settings of an unconditional pipeline, nothing else of a repository
 _WANTED = [
     f"{folder}{name}"
-    for folder in ("", "unet/", "transformer/", "scheduler/", "vae/", "vqvae/")
+    for folder in ("", "unet/", "scheduler/", "vae/", "vqvae/")
     for name in ("config.json", "scheduler_config.json", "diffusion_pytorch_model*.safetensors*")
 ]
 
@@ -110,8 +110,8 @@ def read_json(path: Path, option: str) -> dict[str, Any]:
 def scheduler_config(folder: Path, option: str) -> dict[str, Any] | None:
     """The scheduler_config.json of a model or pipeline folder, if it has one."""
     for place in (folder, folder / "scheduler", folder.parent / "scheduler"):
-        # ../scheduler is a pipeline's only where this is its network
-        if (place != folder.parent / "scheduler" or folder.name in ("unet", "transformer")) and (
+        # ../scheduler is a pipeline's only where this is its unet/
+        if (place != folder.parent / "scheduler" or folder.name == "unet") and (
             place / "scheduler_config.json"
         ).is_file():
             return read_json(place / "scheduler_config.json", option)
@@ -134,8 +134,7 @@ def load_network(folder: Path, kinds: tuple[str, ...], option: str) -> nn.Module
     config = read_json(folder / "config.json", option)
     kind = config.get("_class_name", kinds[0])
     if kind not in kinds:
-        needy = ("UNet2DConditionModel", "SD3Transformer2DModel", "FluxTransformer2DModel")
-        text = "; with its text encoders it goes through reddiff_pl.priors.Pipeline" if kind in needy else ""
+        text = "; it needs a text prompt" if kind == "UNet2DConditionModel" else ""
         raise ConfigError(f"{option}: {folder} is a {kind}, expected {' or '.join(kinds)}{text}")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")  # it warns when accelerate is not installed
     import diffusers  # seconds to import, so only when a network is wanted
@@ -163,21 +162,6 @@ def load_network(folder: Path, kinds: tuple[str, ...], option: str) -> nn.Module
             f"superfluous or of another shape, {wrong[0]} first"
         )
     return network.float().eval().requires_grad_(False)
-
-
-def load_weights(network: nn.Module, path: str) -> None:
-    """Fill a module by class_path from safetensors.
-
-    Raises:
-        ConfigError: a damaged file, or other tensors than the module's.
-    """
-    from safetensors.torch import load_file
-
-    try:
-        network.load_state_dict(load_file(path))
-    except Exception as error:  # whatever a damaged file raises
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"model.prior.init_args.weights: cannot load {path}: {reason}") from error
 
 
 def _with_time_proj(folder: Path, config: dict[str, Any]) -> tuple[nn.Module, list[str]]:

@@ -1,0 +1,1 @@
+"""The method in the terms of other libraries."""
