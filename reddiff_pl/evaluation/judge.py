@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from reddiff_pl import stop
 from reddiff_pl.errors import SampleError
 from reddiff_pl.evaluation.networks import LPIPS_SIDE, name_of
+from reddiff_pl.evaluation.outputs import channels_note
 from reddiff_pl.evaluation.pairs import Pair, Results
 from reddiff_pl.evaluation.records import could_have_more_references, features_path, read, sidecar_path
 from reddiff_pl.evaluation.weights import fingerprint
 from reddiff_pl.files import write_atomically
 from reddiff_pl.metrics import psnr, ssim
+from reddiff_pl.shards.samples import unit
 
 SSIM_SIDE = 6
 LABELS = ("imagenet_label", "label")
@@ -92,6 +94,8 @@ class Judge:
         for batch, failed in self._batches(results, name):
             stop.check()
             notes += failed
+            if batch and (note := channels_note(len(batch[0].values))) and note not in notes:
+                notes.append(note)
             for key, values in self._batch(batch, wanted, features).items():
                 # a column that begins late (the first reference, the first label) is empty up to there
                 column = columns.setdefault(key, [None] * counts["images"])
@@ -117,34 +121,29 @@ class Judge:
             **counts,
             "families": families,
             "features": sorted(tensors),
-            "notes": notes + results.notes[said:],
+            "notes": list(dict.fromkeys(notes + results.notes[said:])),
             "columns": columns,
         }
         write_atomically(path, json.dumps(record, allow_nan=False).encode() + b"\n")
 
     def _batches(self, results: Results, name: str) -> Iterator[tuple[list[Pair], list[str]]]:
-        """Pairs at fixed places, decoded one batch ahead; and notes on those that cannot be used."""
+        """Pairs of one shape, decoded one batch ahead, in order; and notes on those that cannot be used."""
         source = iter(results.pairs(name))
         ahead: deque[list[tuple[Pair, Future[str | None]]]] = deque()
-        shape: torch.Size | None = None
         with ThreadPoolExecutor(self.workers, "decode") as pool:
             while True:
                 while len(ahead) < 2 and (group := list(itertools.islice(source, self.batch_size))):
                     ahead.append([(pair, pool.submit(_decode, pair)) for pair in group])
                 if not ahead:
                     return
-                batch, notes = [], []
-                for pair, future in ahead.popleft():
-                    note = future.result()
-                    if note is None:
-                        shape = shape or pair.image.shape
-                        if pair.image.shape != shape:
-                            note = f"{pair.key}: has shape {tuple(pair.image.shape)}, others {tuple(shape)}"
-                    if note is None:
-                        batch.append(pair)
-                    else:
-                        notes.append(note)
-                yield batch, notes
+                told = [(pair, future.result()) for pair, future in ahead.popleft()]
+                notes = [note for _, note in told if note is not None]
+                usable = [pair for pair, note in told if note is None]
+                if not usable:
+                    yield [], notes
+                for _, alike in itertools.groupby(usable, lambda pair: pair.values.shape):
+                    yield list(alike), notes
+                    notes = []
 
     def _batch(self, batch: list[Pair], wanted: Sequence[str], features: dict[str, list[Tensor]]) -> Columns:
         """The columns of a batch; its features are added to `features`."""
@@ -156,6 +155,9 @@ class Judge:
         known = [pair.reference for pair in batch if pair.reference is not None]
         references = torch.stack(known).to(self.device) if known else images[:0]
         side = min(images.shape[-2:])
+        # as they were written; what is shown of them has 8 bits, and at most three channels
+        values = _stacked([pair.values for pair in batch if pair.reference is not None])
+        deep = [part.to(self.device) for part in (values, _stacked([p.reference_values for p in batch]))]
 
         def spread(values: Tensor, at: Sequence[int] = places) -> list[Any]:
             row: list[Any] = [None] * len(batch)
@@ -166,9 +168,9 @@ class Judge:
         if "misfit" in wanted:
             columns["misfit"] = [_number(pair.record.get("misfit")) for pair in batch]
         if "psnr" in wanted and known:
-            columns["psnr"] = spread(psnr(images[places], references))
+            columns["psnr"] = spread(psnr(*deep))
         if "ssim" in wanted and known and side >= SSIM_SIDE:
-            columns["ssim"] = spread(ssim(images[places], references))
+            columns["ssim"] = spread(ssim(*deep))
         if self.lpips is not None and name_of(self.lpips) in wanted and known and side >= LPIPS_SIDE:
             columns[name_of(self.lpips)] = spread(self.lpips(_rgb(images[places]), _rgb(references)))
         columns["label"] = labels = [self._label(pair.meta) for pair in batch]
@@ -209,10 +211,18 @@ class Judge:
 def _decode(pair: Pair) -> str | None:
     """Runs in a decoding thread; what is wrong with the output, if anything."""
     try:
-        _ = pair.image, pair.reference, pair.start
+        _ = pair.values, pair.reference_values, pair.start
     except SampleError as error:
         return f"{pair.key}: {error}"
     return None
+
+
+def _stacked(images: Sequence[Tensor | None]) -> Tensor:
+    """Those that are there: uint8 where all are, else floats on the [0, 1] scale."""
+    there = [image for image in images if image is not None]
+    if not there or all(image.dtype == torch.uint8 for image in there):
+        return torch.stack(there) if there else torch.empty(0)
+    return torch.stack([unit(image) for image in there])
 
 
 def _rgb(images: Tensor) -> Tensor:

@@ -18,10 +18,20 @@ from torch import Tensor
 
 from reddiff_pl.errors import ConfigError, SampleError
 from reddiff_pl.evaluation.lookup import Lookup
-from reddiff_pl.evaluation.outputs import listed, members_of, names_in, to_tensor, written
+from reddiff_pl.evaluation.outputs import (
+    as_deep,
+    channels_note,
+    channels_of,
+    image_of,
+    listed,
+    members_of,
+    names_in,
+    to_tensor,
+)
 from reddiff_pl.shards import decode, metadata
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import read_sidecar
+from reddiff_pl.shards.picture import shown
 from reddiff_pl.shards.plan import Shard, plan
 from reddiff_pl.shards.reader import RawSample
 from reddiff_pl.shards.samples import image_member, reference_picture
@@ -51,33 +61,45 @@ class Pair:
     scale: float = 2.0
 
     @cached_property
-    def image(self) -> Tensor:
-        """The restored image as written, uint8 (C, H, W), C 1 or 3.
+    def values(self) -> Tensor:
+        """The restored image as written, (C, H, W): uint8, or float32 on the [0, 1] scale where 8 bits do not hold it.
 
         Raises:
             SampleError: the output holds none, or a damaged one.
         """
-        if "png" not in self.members:
-            raise SampleError(f"shard {self.shard}, key {self.key}: no png in the output")
-        return written(self.members["png"], "png")
+        values = image_of(self.members)
+        if values is None:
+            raise SampleError(f"shard {self.shard}, key {self.key}: no image in the output")
+        return values
+
+    @property
+    def image(self) -> Tensor:
+        """The restored image as it can be shown, uint8 (C, H, W), C 1 or 3; as it is where it was written so."""
+        return shown(self.values)
 
     @cached_property
-    def reference(self) -> Tensor | None:
-        """The reference, cropped and reduced as the run did it, uint8 of the image's shape; None without one."""
+    def reference_values(self) -> Tensor | None:
+        """The reference, cropped and reduced as the run did it, like `values`; None without one of their shape."""
         if self.raw is None:
             return None
-        channels, height, width = self.image.shape
+        channels, height, width = self.values.shape
         try:
             picture = reference_picture(self.raw.members, channels, (height, width))
         except SampleError:
             return None
-        found = None if picture is None else to_tensor(picture)
-        return found if found is not None and found.shape == self.image.shape else None
+        found = None if picture is None else as_deep(picture)
+        return found if found is not None and found.shape == self.values.shape else None
+
+    @property
+    def reference(self) -> Tensor | None:
+        """The reference as it can be shown, uint8 of the image's shape; None without one."""
+        return None if self.reference_values is None else shown(self.reference_values)
 
     @cached_property
     def start(self) -> Tensor | None:
-        """A_dagger(y), where the run kept it (model.keep_start): uint8 of the image's shape."""
-        return written(self.members["start.png"], "start.png") if "start.png" in self.members else None
+        """A_dagger(y) as it can be shown, where the run kept it (model.keep_start): uint8 of the image's shape."""
+        start = image_of(self.members, "start.")
+        return None if start is None else shown(start)
 
     @cached_property
     def measurement(self) -> Tensor | None:
@@ -86,12 +108,11 @@ class Pair:
         try:
             if "y.npy" in members:
                 y = decode.array(decode.member_bytes(members["y.npy"]), "y.npy")
-                if y.is_complex() or y.ndim != 3 or len(y) not in (1, 3):
+                if y.is_complex() or y.ndim != 3 or len(y) > 5:
                     return None
-                unit = ((y + self.scale - 1) / self.scale).nan_to_num(0.0)
-                return (unit * 255).round().clamp(0, 255).byte()
+                return shown((y + self.scale - 1) / self.scale)
             if name := image_member(members, "y."):
-                channels = len(self.image)
+                channels = min(len(self.values), 3) if len(self.values) != 2 else 1
                 return to_tensor(decode.image(decode.member_bytes(members[name]), name, channels))
         except SampleError:
             pass
@@ -205,10 +226,16 @@ class Results:
                 if keys is None or key in keys:
                     file.seek(start)
                     members = members_of(file.read(whole.end - start), key)
+                    self._say_channels(members)
                     raw = source.find(key) if source is not None else None
                     meta, record = self._metadata(name, whole)
                     yield Pair(name, key, record, meta, members, raw, scale)
                 start = whole.end
+
+    def _say_channels(self, members: Mapping[str, bytes]) -> None:
+        note = channels_note(channels_of(members["npy"]) if "npy" in members else 1)
+        if note and note not in self.notes:
+            self.notes.append(note)
 
     def records(self, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """(key, its .reddiff.json) of the samples of a shard, in order."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from helpers import QUICK, npy, read_tar, write_shard
+from helpers import QUICK, npy, read_json, read_tar, write_shard
 from PIL import Image
 
 from reddiff_pl.shards import decode
@@ -125,6 +125,14 @@ def test_floats_and_other_channels_stay_arrays(reddiff, tmp_path):
         assert np.abs(restored - values).max() < 1e-3 and restored.min() < -0.2 < 1.2 < restored.max()
         assert np.load(io.BytesIO(members[f"{key}.sample1.npy"])).shape == (5, SIDE, SIDE)
         assert decode.image(members[f"{key}.steps.png"], "steps").pixels.shape == (2 * SIDE, 2 * SIDE, 3)
+    code, printed = reddiff("evaluate", out, "--metrics", "psnr,ssim,misfit")
+    assert code == 0, printed
+    summary = read_json(out / "summary.json")
+    assert "images of 5 channels: pictures and networks see the first three" in str(summary["notes"])
+    assert summary["metrics"]["psnr"]["mean"] > 50
+    code, printed = reddiff("report", out)
+    assert code == 0, printed
+    assert "images of 5 channels" in (out / "report" / "index.html").read_text()
     code, printed = reddiff(
         "restore", *options(5), "--model.output=png16", "--data.shards", shard, "--out", tmp_path / "b"
     )
