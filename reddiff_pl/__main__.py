@@ -34,6 +34,7 @@ commands:
   compare    runs beside each other: differences with their intervals, and the same images in one picture
   report     one HTML file about a run: pictures, metrics, speed, failures
   sweep      restore under every combination of some options: a table and a picture
+  export     the restored images as plain files, under the inputs' own names
   submit     run `restore` on a SLURM cluster
   prior      `prior import`: turn a checkpoint of the OpenAI ADM family into a folder that `restore` reads;
              `prior average`: the mean of several trainings of one network
@@ -56,6 +57,7 @@ COMMANDS = {
     "compare": "reddiff_pl.evaluation.compare:compare",
     "report": "reddiff_pl.report.command:report",
     "sweep": "reddiff_pl.sweep.command:sweep",
+    "export": "reddiff_pl.exporting.command:export",
     "submit": "reddiff_pl.cluster.submit:submit",
     "prior": "reddiff_pl.priors.importing:prior",
     "fit": "reddiff_pl.training.cli:fit",

@@ -19,17 +19,23 @@ class _Console(logging.Handler):
 
 def log_to(path: Path) -> None:
     """Send the package's log lines to the terminal and to one file, in place of an earlier run's file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    logger = to_terminal()
+    file = logging.FileHandler(path)
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(file)
+
+
+def to_terminal() -> logging.Logger:
+    """Send the package's log lines to the terminal alone; returns their logger."""
     logger = logging.getLogger("reddiff_pl")
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = logging.FileHandler(path)
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger.addHandler(file)
     logger.addHandler(_Console())
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    return logger
 
 
 def quiet_libraries() -> None:

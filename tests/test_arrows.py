@@ -14,6 +14,7 @@ LAYERS = [
     {"sweep", "demo", "bench", "restorer", "integrations"},
     {"cluster", "report"},
     {"restoring", "evaluation", "training"},
+    {"exporting"},
     {"samplers", "shards", "metrics"},
     {"physics", "priors"},
     {"options", "devices"},

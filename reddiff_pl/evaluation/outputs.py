@@ -15,7 +15,6 @@ from torch import Tensor
 from reddiff_pl.errors import SampleError
 from reddiff_pl.shards import decode
 from reddiff_pl.shards.picture import Picture
-from reddiff_pl.shards.tar import END, open_tar
 
 
 def to_tensor(image: Picture) -> Tensor:
@@ -72,17 +71,6 @@ def channels_note(channels: int) -> str:
     return (
         f"images of {channels} channels: pictures and networks see {what}; PSNR, SSIM and misfit are of all"
     )
-
-
-def members_of(content: bytes, key: str) -> dict[str, bytes]:
-    """A sample's files, {file name after the first dot: content}, from its piece of a tar."""
-    members = {}
-    with open_tar(io.BytesIO(content + END)) as archive:
-        for member in archive:
-            file = archive.extractfile(member)
-            if file is not None and member.name.startswith(f"{key}."):
-                members[member.name[len(key) + 1 :]] = file.read()
-    return members
 
 
 def names_in(folder: Path, suffix: str) -> list[str]:

@@ -24,7 +24,6 @@ from reddiff_pl.evaluation.outputs import (
     channels_of,
     image_of,
     listed,
-    members_of,
     names_in,
     to_tensor,
 )
@@ -35,7 +34,7 @@ from reddiff_pl.shards.picture import shown
 from reddiff_pl.shards.plan import Shard, plan
 from reddiff_pl.shards.reader import RawSample
 from reddiff_pl.shards.samples import image_member, reference_picture
-from reddiff_pl.shards.tar import Whole, scan
+from reddiff_pl.shards.tar import Whole, members_of, scan
 
 
 @dataclass

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from reddiff_pl import stop
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.exit_codes import ALL_RESTORED, CRASHED, SOME_FAILED
+from reddiff_pl.exporting.command import export_to, inputs_of
+from reddiff_pl.exporting.target import check
 from reddiff_pl.logs import log_to
 from reddiff_pl.restoring.batch_size import choose
 from reddiff_pl.restoring.config import batch_size_there, clear, guard
@@ -60,6 +63,7 @@ def parse_restore(argv: list[str]) -> RestoreCLI:
 
 def restore_with(cli: RestoreCLI) -> int:
     """Restore with parsed options: all batches of all shards, then the account."""
+    check_to(cli)
     run = prepare_output(cli)
     cli.make()
     cli.model.check(cli.datamodule.degradation.shape)
@@ -89,7 +93,23 @@ def restore_with(cli: RestoreCLI) -> int:
         publish_missing(
             run, [shard.name for shard in cli.datamodule.all_shards], url
         )  # also those of dead tasks
-    return summary(run, cli.datamodule)
+    code = summary(run, cli.datamodule)
+    if cli.config.to is None or code not in (ALL_RESTORED, SOME_FAILED):
+        return code
+    return max(code, export_to(run, Path(cli.config.to)))
+
+
+def check_to(cli: RestoreCLI) -> None:
+    """Stop where the folder for plain files cannot be one, before any work.
+
+    Raises:
+        ConfigError: it is, holds or lies in the inputs or OUT, or this is one task of several.
+    """
+    if cli.config.to is None:
+        return
+    if place(cli.config.rank, cli.config.world)[1] > 1:
+        raise ConfigError("--to: one task of several cannot; run reddiff export OUT DIR when all are through")
+    check(Path(cli.config.to), Path(cli.config.out), inputs_of(vars(cli.config.data)), "--to")
 
 
 def prepare_output(cli: RestoreCLI) -> Run:

@@ -27,6 +27,8 @@ def degrade(argv: list[str]) -> int:
     cli = RestoreCLI("degrade", argv)
     if cli.config.publish is not None:
         raise ConfigError("--publish: degrade does not upload; copy the shards and physics.yaml yourself")
+    if cli.config.to is not None:
+        raise ConfigError("--to: degrade writes measurements, which stay in their shards")
     if cli.config.data.measured is not None:
         raise ConfigError(
             "--data.measured: degrade makes measurements of clean images; give these as --data.images"

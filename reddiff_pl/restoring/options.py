@@ -58,6 +58,11 @@ class RestoreCLI(LazyCLI):
         parser.add_argument("--world", type=int | None, help="how many tasks; default: from the environment")
         parser.add_argument("--publish", type=str | None, help="URL that finished shards are uploaded to")
         parser.add_argument(
+            "--to",
+            type=str | None,
+            help="folder for the restored images as plain files, at the end; see reddiff export",
+        )
+        parser.add_argument(
             "--trust-physics", type=bool, default=False, help="let physics.yaml name any class"
         )
 

@@ -103,3 +103,14 @@ def scan(file: IO[bytes], older: bool = False) -> Iterator[Whole]:
             yield before
     except tarfile.ReadError:
         return
+
+
+def members_of(content: bytes, key: str) -> dict[str, bytes]:
+    """A sample's files, {file name after the first dot: content}, from its piece of a tar."""
+    members = {}
+    with open_tar(io.BytesIO(content + END)) as archive:
+        for member in archive:
+            file = archive.extractfile(member)
+            if file is not None and member.name.startswith(f"{key}."):
+                members[member.name[len(key) + 1 :]] = file.read()
+    return members

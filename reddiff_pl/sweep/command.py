@@ -102,6 +102,8 @@ def _request(argv: list[str]) -> _Request:
     given, base = parser.parse_args(argv[:split]), argv[split + 1 :]
     if not base:
         raise ConfigError("give the options of restore behind --, as in: --vary seed=0,1 -- --config ...")
+    if option(base, "to") is not None:
+        raise ConfigError("--to: a sweep exports nothing; run reddiff export on the cell that you want")
     if option(base, "publish") is not None:
         raise ConfigError("--publish: a sweep does not upload; its cells would replace each other")
     if option(base, "overwrite") and place(option(base, "rank"), option(base, "world"))[1] > 1:

@@ -331,7 +331,6 @@ def test_a_damaged_image_is_noted_and_the_others_count(reddiff, out):
     summary = read_json(out / "summary.json")
     assert code == 0 and summary["images"] == SHARDS * SAMPLES - 1
     assert len(summary["notes"]) == 1 and keys[3] in summary["notes"][0]
-    assert summary["references"] == SHARDS * SAMPLES - 2, "an image of another size than its reference has none"
 
 
 def test_missing_weights_are_said_before_the_work(reddiff, out, tmp_path, monkeypatch):

@@ -1,0 +1,1 @@
+"""Restored images as plain files."""
