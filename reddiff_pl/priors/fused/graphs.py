@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,11 +26,13 @@ class Graphs:
 
     Args:
         function: of tensors, some of which may be None; returns a tensor.
-        keep: graphs kept, each with memory of its own; the one used longest ago goes first.
+        keep: graphs kept; the one used longest ago goes first. All share the memory that they work in: one is
+            replayed after the other, and what it gives is copied at once.
     """
 
-    def __init__(self, function: Callable[..., Tensor], keep: int = 2) -> None:
+    def __init__(self, function: Callable[..., Tensor], keep: int = 12) -> None:
         self.function, self.keep = function, keep
+        self._pool: Any = None  # as torch gives it
         self.graphs: OrderedDict[tuple, _Graph] = OrderedDict()
 
     def __call__(self, *inputs: Tensor | None) -> Tensor:
@@ -59,6 +62,7 @@ class Graphs:
     def clear(self) -> None:
         """Give up all graphs, and their memory."""
         self.graphs.clear()
+        self._pool = None
 
     def _captured(self, given: tuple[Tensor | None, ...]) -> _Graph:
         inputs = [None if x is None else x.clone() for x in given]
@@ -68,7 +72,9 @@ class Graphs:
             self.function(*inputs)  # compiles kernels, makes libraries' workspaces: neither can be captured
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
         # other threads may go on copying meanwhile
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             output = self.function(*inputs)
         return _Graph(inputs, output, graph)
