@@ -44,8 +44,9 @@ def read_tar(path: Path) -> dict[str, bytes]:
 
 
 def restored_keys(path: Path) -> list[str]:
+    """Keys of a shard in order, whatever form its images have."""
     return [
-        name.removesuffix(".png") for name in read_tar(path) if name.endswith(".png") and name.count(".") == 1
+        name.partition(".")[0] for name in read_tar(path) if name.partition(".")[2] in ("png", "tiff", "npy")
     ]
 
 

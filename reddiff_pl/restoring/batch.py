@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -77,6 +77,7 @@ class Batch:
         complete: False when --limit cuts the shard short.
         fraction: share of the task's input that has been read.
         places: how many places of the shard it stands for, those written by an earlier run included.
+        not_looked_at: at the end of the shard, how many files of which kind are of no sample.
     """
 
     shard: Shard
@@ -89,6 +90,7 @@ class Batch:
     complete: bool = True
     fraction: float = 0.0
     places: int = 0
+    not_looked_at: Mapping[str, int] = field(default_factory=dict)
 
     def to(self, device: torch.device, **kwargs: Any) -> Batch:
         """The batch with its tensors on a device, on their way there; called by Lightning."""

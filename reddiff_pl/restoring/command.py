@@ -17,6 +17,7 @@ from reddiff_pl.restoring.datamodule import ShardDataModule
 from reddiff_pl.restoring.options import RestoreCLI
 from reddiff_pl.restoring.output import Progress, ShardOutput
 from reddiff_pl.restoring.physics_yaml import check_parsed, parse_with, physics_beside
+from reddiff_pl.shards.folder import not_looked_at
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import total
 from reddiff_pl.shards.metadata import far_line
@@ -150,6 +151,8 @@ def summary(run: Run, data: ShardDataModule) -> int:
         log.warning("%s", far_line(totals.far, totals.restored))
     if not data.rank and (line := data.inputs.not_looked_at()):
         log.warning("%s", line)
+    if line := not_looked_at(totals.not_looked_at):
+        log.info("%s", line)
     if totals.unfinished > len(set(data.held)) and data.limit is None:
         log.error("%d shards are not finished; run the same command again to go on", totals.unfinished)
         return CRASHED

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYet
 from typing import Literal
 
 import torch
@@ -26,12 +28,13 @@ from reddiff_pl.shards.ledger import finished, read_sidecar, total
 from reddiff_pl.shards.lock import holder
 from reddiff_pl.shards.placement import place
 from reddiff_pl.shards.plan import Shard, assigned
-from reddiff_pl.shards.reader import Failure, RawSample, read_shard
+from reddiff_pl.shards.reader import Failure, RawSample, Reading, read_shard
 from reddiff_pl.shards.samples import Sample, label_of, prepare
 from reddiff_pl.shards.writer import ShardWriter
 
 log = logging.getLogger(__name__)
 
+SAY_AFTER = 30.0  # seconds
 BATCH_BYTES = 1 << 28  # of its images in float32; one of 24 megapixels is alone
 
 
@@ -57,6 +60,7 @@ class ShardDataModule(LightningDataModule):
             as enlargement does by less than its factor.
         fit: what becomes of clean images: crop to `size`, the middle of them, or whole, each at its own size.
         workers: decoding threads, one core each.
+        max_sample_mib: a sample whose files are larger, in MiB, fails.
         sigma_y: noise level, on the [0, 1] scale, that is assumed where KEY.json of a measurement has no `sigma_y`;
             "estimate" finds it from each measurement. Default: that of the model's noise.
         max_pixels: pictures of more pixels are refused before they are decoded.
@@ -88,6 +92,7 @@ class ShardDataModule(LightningDataModule):
         size: int | str | list[int] | None = None,
         fit: Literal["crop", "whole"] = "crop",
         workers: int = 2,
+        max_sample_mib: int = 512,
         sigma_y: float | Literal["estimate"] | None = None,
         max_pixels: int = MAX_PIXELS,
         out: str | None = None,
@@ -106,6 +111,7 @@ class ShardDataModule(LightningDataModule):
         for name, value in {
             "batch_size": batch_size,
             "workers": workers,
+            "max_sample_mib": max_sample_mib,
             "limit": limit,
             "max_pixels": max_pixels,
         }.items():
@@ -124,6 +130,7 @@ class ShardDataModule(LightningDataModule):
             shape = (shape[0], *sides)
         self.batch_size = 0 if batch_size == "auto" else batch_size  # 0: to be set before the first batch
         self.workers, self.limit, self.max_pixels = workers, limit, max_pixels
+        self.max_sample_mib = max_sample_mib
         self.run = Run(out) if out is not None else None
         self.degradation = Degradation(physics, noise or NoNoise(), shape, seed, sigma_y, fit, sides)
         self.retry_failed = retry_failed
@@ -247,13 +254,17 @@ class ShardDataModule(LightningDataModule):
         self, shard: Shard, writer: ShardWriter | None, pool: ThreadPoolExecutor, limit: int | None
     ) -> Iterator[Batch]:
         """Batches of one shard; decoding and stacking run one batch ahead, in order."""
-        source = iter(read_shard(shard))
+        reading = Reading(self.max_sample_mib << 20)
+        source = iter(read_shard(shard, reading))
         has = writer.has if writer is not None else lambda entry: False
         kept = writer.kept if writer is not None else lambda entry: False
         raws = self._cut(itertools.islice(source, limit))
         ahead: deque[tuple[list[RawSample | Failure], Future[Batch]]] = deque()
+        waiting: list[RawSample | Failure] = []
         while True:
-            while len(ahead) < 2 and (group := next(raws, [])):
+            # large files wait for those before them to be decoded
+            while len(ahead) < 2 and sum(map(_held, waiting)) < BATCH_BYTES and (group := next(raws, [])):
+                waiting = group
                 # a batch of which only a part was written is computed again whole
                 wanted = [] if all(map(has, group)) else group
                 entries = [pool.submit(self._prepare, raw, kept(raw)) for raw in wanted]
@@ -264,23 +275,24 @@ class ShardDataModule(LightningDataModule):
             if self.should_stop():
                 raise Stopped
             group, future = ahead.popleft()
-            batch = future.result()
+            batch = _patiently(future, f"shard {shard.name}: decoding from key {group[0].key} on")
             position = max((raw.position for raw in group if isinstance(raw, RawSample)), default=0)
             batch.fraction = min(position / shard.size, 1.0) if shard.size else 0.0  # 0: not known
             batch.places = len(group)
             yield batch
         complete = limit is None or next(source, None) is None
-        yield Batch(shard, writer, [], last=True, complete=complete, fraction=1.0)
+        passed = dict(reading.not_looked_at)
+        yield Batch(shard, writer, [], last=True, complete=complete, fraction=1.0, not_looked_at=passed)
 
     def _cut(self, raws: Iterator[RawSample | Failure]) -> Iterator[list[RawSample | Failure]]:
-        """The places of each batch: `batch_size` of them, and no more than `BATCH_BYTES` of images but for the first.
+        """The places of each batch: `batch_size` of them, at most `BATCH_BYTES` of images or files but for the first.
 
         Where a batch ends does not depend on what was done before, nor on anything that must be decoded.
         """
         group: list[RawSample | Failure] = []
         total = 0
         for raw in raws:
-            size = 4 * image_values(raw, self.degradation)
+            size = max(4 * image_values(raw, self.degradation), _held(raw))
             if group and (len(group) == self.batch_size or total + size > BATCH_BYTES):
                 yield group
                 group, total = [], 0
@@ -303,6 +315,12 @@ class ShardDataModule(LightningDataModule):
             return sample
         except (SampleError, ConfigError) as error:  # an option may fit images of other sizes
             return Failure(raw.index, raw.key, " ".join(str(error).split()))
+        except Exception as error:  # whatever decoders and operators make of it is this sample's failure
+            log.debug("key %s", raw.key, exc_info=True)
+            what = " ".join(str(error).split())[:300]
+            return Failure(raw.index, raw.key, f"cannot be used ({type(error).__name__}: {what})")
+        finally:
+            raw.members = {}  # files may be large, and the batch is kept
 
     def _collate(self, shard: Shard, writer: ShardWriter | None, entries: list[Future[Entry]]) -> Batch:
         """Runs in a decoding thread."""
@@ -311,6 +329,24 @@ class ShardDataModule(LightningDataModule):
             return Batch(shard, writer, prepared, [entry for entry in prepared if isinstance(entry, Sample)])
         batch = collate(shard, writer, prepared, self.batch_size)
         return batch.pinned() if self.pin else batch
+
+
+def _held(raw: RawSample | Failure) -> int:
+    """Bytes of a sample's files that are in memory."""
+    members = raw.members.values() if isinstance(raw, RawSample) else ()
+    return sum(len(content) for content in members if isinstance(content, bytes))
+
+
+def _patiently(future: Future[Batch], what: str) -> Batch:
+    """Wait for a batch; a line says so where it takes long."""
+    began = time.monotonic()
+    while True:
+        try:
+            return future.result(timeout=SAY_AFTER)
+        except NotYet:
+            if future.done():
+                raise
+            log.info("%s takes %.0f s so far", what, time.monotonic() - began)
 
 
 def parse_size(size: int | str | Sequence[int]) -> tuple[int, int]:

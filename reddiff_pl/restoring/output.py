@@ -27,8 +27,9 @@ from reddiff_pl.restoring import written
 from reddiff_pl.restoring.batch import Batch
 from reddiff_pl.restoring.restored import Restored
 from reddiff_pl.shards import encode
+from reddiff_pl.shards.folder import not_looked_at
 from reddiff_pl.shards.metadata import misfit_ratio
-from reddiff_pl.shards.reader import Failure, RawSample
+from reddiff_pl.shards.reader import Apart, Failure, RawSample
 from reddiff_pl.shards.samples import Sample
 
 log = logging.getLogger(__name__)
@@ -98,6 +99,9 @@ def write_batch(
     rows, late = itertools.count(), 0
     for entry in batch.entries:
         row = next(rows) if isinstance(entry, Sample) else -1
+        if isinstance(entry, Apart):
+            log.warning("shard %s, key %s: %s", writer.name, entry.key, entry.reason)
+            writer.withdraw(entry)
         if writer.has(entry):
             continue
         if isinstance(entry, RawSample):
@@ -114,8 +118,13 @@ def write_batch(
         writer.fail(entry)
     if not batch.last:
         return False, late
+    passed = {"not_looked_at": batch.not_looked_at} if batch.not_looked_at else {}
+    if line := not_looked_at(batch.not_looked_at):
+        log.info("shard %s: %s", writer.name, line)
     inputs = batch.shard.digest()
-    writer.commit(batch.complete, {**info, "versions": versions(), **({"inputs": inputs} if inputs else {})})
+    writer.commit(
+        batch.complete, {**info, **passed, "versions": versions(), **({"inputs": inputs} if inputs else {})}
+    )
     log.info("shard %s: finished, %d samples", writer.name, len(writer.done))
     return True, late
 

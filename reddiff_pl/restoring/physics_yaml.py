@@ -30,6 +30,7 @@ NAME = "physics.yaml"
 MODULES = ("deepinv.physics", "reddiff_pl.physics")
 MAX_BYTES = 1 << 16
 MAX_NUMBER = 1 << 20  # operators allocate by their sizes
+MAX_SIDE = 1 << 13
 MAX_ENTRIES = 1 << 26  # the product of a list of sizes
 
 _KEYS = {"model": {"physics", "noise"}, "data": {"size", "fit"}}
@@ -143,11 +144,11 @@ def _settings(values: Mapping[Any, Any]) -> Iterator[tuple[Any, Any]]:
 
 
 def _check_data(data: Mapping[str, Any] | None) -> None:
-    size = (data or {}).get("size")
-    sides = size if isinstance(size, list) and len(size) == 2 else [size]
-    if size is not None and not all(type(side) is int and 1 <= side <= 1 << 13 for side in sides):
-        raise _Refused(f"data.size must be a number of pixels up to {1 << 13}, or two of them")
-    if (data or {}).get("fit") not in (None, "crop", "whole"):
+    size, fit = (data or {}).get("size"), (data or {}).get("fit")
+    sides = size if isinstance(size, list) and len(size) == 2 else [size] if size is not None else []
+    if not all(type(side) is int and 1 <= side <= MAX_SIDE for side in sides):
+        raise _Refused(f"data.size must be numbers of pixels up to {MAX_SIDE}")
+    if fit not in (None, "crop", "whole"):
         raise _Refused("data.fit must be crop or whole")
 
 

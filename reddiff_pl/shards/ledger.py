@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +86,7 @@ class Totals:
     unfinished: int = 0
     far: int = 0  # whose misfit stands far from the noise level
     sums: Sums = field(default_factory=Sums)
+    not_looked_at: Counter[str] = field(default_factory=Counter)
 
     def line(self) -> str:
         means = ", ".join(f"{name} {value:.4g}" for name, value in sorted(self.sums.means().items()))
@@ -104,6 +106,9 @@ def total(run: Run, names: Iterable[str]) -> Totals:
         totals.restored += sidecar["restored"]
         totals.failed += len(sidecar["failed"])
         totals.far += number if isinstance(number := sidecar.get("misfit_far"), int) else 0
+        passed = sidecar.get("not_looked_at")
+        for kind, count in passed.items() if isinstance(passed, dict) else ():
+            totals.not_looked_at[kind] += count if isinstance(count, int) else 0
         for metric, (value, count) in sidecar["metrics"].items():
             entry = totals.sums.metrics.setdefault(metric, [0.0, 0])
             entry[0] += value

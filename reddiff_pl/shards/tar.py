@@ -12,7 +12,7 @@ END = bytes(2 * BLOCK)  # two empty blocks close an archive
 RECORD = ".reddiff.json"  # what a run says of a sample; the last member of each
 
 
-class _StrictHeader(tarfile.TarInfo):
+class StrictHeader(tarfile.TarInfo):
     """Raises where the standard reader ends silently: a damaged header, or no end mark.
 
     The standard reader takes both for the end of the archive, and what follows would be lost unnoticed.
@@ -33,7 +33,7 @@ class _StrictHeader(tarfile.TarInfo):
 
 def open_tar(file: IO[bytes], seekable: bool = False) -> tarfile.TarFile:
     """A tar reader that raises `tarfile.ReadError` when the archive is truncated or damaged."""
-    return tarfile.open(fileobj=file, mode="r:" if seekable else "r|*", tarinfo=_StrictHeader)
+    return tarfile.open(fileobj=file, mode="r:" if seekable else "r|*", tarinfo=StrictHeader)
 
 
 def encode(members: Sequence[tuple[str, bytes]]) -> bytes:

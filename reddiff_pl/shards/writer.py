@@ -51,6 +51,7 @@ class ShardWriter:
         self.done: set[str] = set()
         self.failed: dict[int, Failure] = {}
         self._old: dict[str, tuple[int, int]] = {}
+        self._withdrawn: set[str] = set()
         self._lock = ShardLock(run.lock(name))
         self._fd = -1
         self._resumed = 0
@@ -179,6 +180,31 @@ class ShardWriter:
             raise self._output_error(error) from error
         self.failed[failure.index] = failure
 
+    def withdraw(self, failure: Failure) -> None:
+        """List a sample as failed that may be written already: the commit leaves it out."""
+        assert failure.key is not None
+        self._withdrawn.add(failure.key)
+        if self.failed.get(failure.index) != failure:
+            self.failed.pop(failure.index, None)
+            self.fail(failure)
+
+    def _leave_out(self, keys: set[str]) -> None:
+        """Write the shard anew without some samples."""
+        partial = self.run.partial(self.name)
+        temporary = partial.with_name(f".{partial.name}.{os.getpid()}")
+        with open(partial, "rb") as old, open(temporary, "wb") as new:
+            for key, (start, end) in _extents(partial).items():
+                if key not in keys:
+                    old.seek(start)
+                    new.write(old.read(end - start))
+            new.flush()
+            os.fsync(new.fileno())
+        os.replace(temporary, partial)
+        os.close(self._fd)
+        self._fd = os.open(partial, os.O_RDWR)
+        os.lseek(self._fd, 0, os.SEEK_END)
+        self.done -= keys
+
     def commit(self, complete: bool, info: Mapping[str, Any]) -> None:
         """Finish the shard.
 
@@ -190,6 +216,8 @@ class ShardWriter:
             OutputError: a file cannot be written; the shard stays a .partial.
         """
         try:
+            if keys := self._withdrawn & self.done:
+                self._leave_out(keys)
             self._append(tar.END)
             os.fsync(self._fd)
             self._publish(complete, info)
