@@ -52,8 +52,12 @@ def with_field(content: bytes, name: str, value: float) -> bytes:
 
 
 def of_run(values: dict[str, Any]) -> bytes:
-    """A .reddiff.json member."""
-    return json.dumps(values, sort_keys=True, allow_nan=False).encode()
+    """A .reddiff.json member; numbers that are not finite, which JSON lacks, are null."""
+    finite = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in values.items()
+    }
+    return json.dumps(finite, sort_keys=True, allow_nan=False).encode()
 
 
 def metrics(record: Mapping[str, Any]) -> dict[str, float]:

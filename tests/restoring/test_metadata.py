@@ -57,7 +57,7 @@ def test_what_parses_is_written_and_what_does_not_costs_its_sample(reddiff, shar
         assert json.loads(members[f"{key}.json"].decode()) == json.loads(meta)
     for key in restored_keys(output):
         record = json.loads(members[f"{key}.reddiff.json"])
-        assert set(record) == {"misfit", "psnr", "ssim", "seed"} and isinstance(record["psnr"], float)
+        assert {"misfit", "psnr", "ssim", "seed"} <= set(record) and isinstance(record["psnr"], float)
     sidecar = read_json(account(output))
     reasons = {failure["key"]: failure["reason"] for failure in sidecar["failed"]}
     assert set(reasons) == set(BAD) and sidecar["restored"] == len(KEPT) + len(READ) + 1
