@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.priors.base import Prior, describe, labels_of, per_image
+from reddiff_pl.priors.checkpoints import check_finite
 from reddiff_pl.priors.loading import find_folder, full_precision, read_json, wide_unet
 from reddiff_pl.priors.precision import autocast
 
@@ -116,6 +117,9 @@ class ADMClassifier(Classifier):
             self.classes = head["classes"]
             self.encoder, self.norm, self.pool = modules(config["encoder"], **head)
             self.load_state_dict(load_file(folder / WEIGHTS))
+            check_finite(self.state_dict(), f"{_OPTION}: {folder}")
+        except ConfigError:
+            raise
         except Exception as error:  # whatever a damaged file raises
             reason = " ".join(str(error).split())[:300]
             raise ConfigError(f"{_OPTION}: cannot load {folder}: {reason}") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -65,6 +64,9 @@ def prior(argv: list[str]) -> int:
     parser.add_argument(
         "--schedule", choices=list(_BETAS), help="noise schedule; default: by the name, else linear"
     )
+    parser.add_argument(
+        "--timesteps", type=int, help="steps of the schedule it was trained with (default: 1000)"
+    )
     options = parser.parse_args(argv[1:])
     for line in import_checkpoint(**vars(options)):
         print(line)
@@ -79,6 +81,7 @@ def import_checkpoint(
     head_channels: int = 64,
     attention_order: str | None = None,
     schedule: str | None = None,
+    timesteps: int | None = None,
 ) -> list[str]:
     """Write the folder; returns what was recognised, as lines. The arguments are the command's options.
 
@@ -89,6 +92,7 @@ def import_checkpoint(
     from safetensors.torch import save_file
 
     from reddiff_pl.priors import adm, adm_weights, classifier
+    from reddiff_pl.priors.checkpoints import read_checkpoint
     from reddiff_pl.priors.loading import wide_unet
 
     name, folder = Path(file).stem, Path(out)
@@ -96,11 +100,13 @@ def import_checkpoint(
         raise ConfigError(
             f"{file}: {name} has four heads whatever the width, which a UNet2DModel cannot have"
         )
+    if timesteps is not None and timesteps < 1:
+        raise ConfigError(f"--timesteps: must be at least 1, got {timesteps}")
     if head_channels < 1:
         raise ConfigError(f"--head-channels: must be at least 1, got {head_channels}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"--out: {folder} is there already and not an empty folder")
-    tensors = read_checkpoint(file)
+    tensors, said = read_checkpoint(file)
     named_schedule, named_order = _KNOWN.get(name, ("linear", "legacy"))
     schedule, order = schedule or named_schedule, attention_order or named_order
     if size := re.search(r"(\d+)x\1(?!\d)", name):
@@ -129,49 +135,23 @@ def import_checkpoint(
         del tensors  # each goes as its copy is made: the large ones are 2 GB
         weights = {key: converted.pop(key).to(kind, copy=True).contiguous() for key in list(converted)}
         save_file(weights, folder / classifier.WEIGHTS, metadata={"format": "pt"})
-        (folder / "scheduler_config.json").write_text(_json(_scheduler(schedule, config)))
+        (folder / "scheduler_config.json").write_text(_json(_scheduler(schedule, config, timesteps or 1000)))
         (folder / "config.json").write_text(_json(config))
     except OSError as error:
         raise ConfigError(f"--out: cannot write {folder}: {error.strerror}") from error
-    return _summary(config, schedule, order, name in _KNOWN, folder)
+    lines = _summary(config, schedule, order, timesteps, name in _KNOWN, folder)
+    return [*said, *lines]
 
 
-def read_checkpoint(file: str) -> dict[str, Any]:
-    """The tensors of a checkpoint, by name. Nothing in it is run.
-
-    Raises:
-        ConfigError: no such file, damaged, or something else than tensors by name.
-    """
-    import torch
-
-    path = Path(file)
-    if not path.is_file():
-        from reddiff_pl.priors.loading import KNOWN_CHECKPOINTS
-
-        where = f"; download it from {KNOWN_CHECKPOINTS[path.name]}" if path.name in KNOWN_CHECKPOINTS else ""
-        raise ConfigError(f"{file}: not found{where}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ConfigError(
-            f"{file}: refused: it holds more than tensors, or is no checkpoint; loading it could run code"
-        ) from error
-    except Exception as error:  # each kind of damage has its own error
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise ConfigError(f"{file}: truncated, or not a checkpoint of torch ({reason})") from error
-    if not isinstance(content, dict) or not all(isinstance(v, torch.Tensor) for v in content.values()):
-        raise ConfigError(f"{file}: does not hold tensors by name, as the checkpoints of the ADM family do")
-    return content
-
-
-def _scheduler(schedule: str, config: dict[str, Any]) -> dict[str, Any]:
+def _scheduler(schedule: str, config: dict[str, Any], timesteps: int) -> dict[str, Any]:
     learned = config.get("out_channels") == 2 * config.get("in_channels", 0)
     return {
         "_class_name": "DDPMScheduler",
-        "num_train_timesteps": 1000,
+        "num_train_timesteps": timesteps,
         "beta_schedule": _BETAS[schedule],
-        "beta_start": 0.0001,
-        "beta_end": 0.02,
+        # the same noise in the end, in however many steps
+        "beta_start": 0.0001 * 1000 / timesteps,
+        "beta_end": min(0.02 * 1000 / timesteps, 0.999),
         "prediction_type": "epsilon",
         "variance_type": "learned_range" if learned else "fixed_small",
         "clip_sample": True,
@@ -182,7 +162,9 @@ def _json(content: dict[str, Any]) -> str:
     return json.dumps(content, indent=2) + "\n"
 
 
-def _summary(config: dict[str, Any], schedule: str, order: str, known: bool, folder: Path) -> list[str]:
+def _summary(
+    config: dict[str, Any], schedule: str, order: str, timesteps: int | None, known: bool, folder: Path
+) -> list[str]:
     unet, head = config.get("encoder", config), config.get("head")
     classes = head["classes"] if head else unet["num_class_embeds"]
     attention = [
@@ -194,7 +176,8 @@ def _summary(config: dict[str, Any], schedule: str, order: str, known: bool, fol
         f"{'classifier' if head else 'prior'} of {unet['sample_size']}x{unet['sample_size']} images, "
         f"{f'{classes} classes' if classes else 'no classes'}",
         f"levels {unet['block_out_channels']}, {unet['layers_per_block']} blocks each, attention at {attention}",
-        f"{schedule} schedule, {order} order of qkv, {unet['attention_head_dim']} channels a head"
+        f"{schedule} schedule of {timesteps or 1000} steps, {order} order of qkv, "
+        f"{unet['attention_head_dim']} channels a head"
         + ("" if known else " (assumed: these leave no trace in the tensors; see --help)"),
     ]
     if head:

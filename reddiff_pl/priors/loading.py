@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,9 @@ import torch
 from torch import nn
 
 from reddiff_pl.errors import ConfigError
+from reddiff_pl.priors.checkpoints import check_finite, kind_of
+
+log = logging.getLogger(__name__)
 
 _OPENAI = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021"
 KNOWN_CHECKPOINTS = {
@@ -99,9 +104,11 @@ def read_json(path: Path, option: str) -> dict[str, Any]:
         ConfigError: the file cannot be read as one.
     """
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{option}: cannot read {path}: {' '.join(str(error).split())}") from error
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        kind = kind_of(path)
+        reason = f"it is {kind}" if kind and not kind.startswith("a JSON") else " ".join(str(error).split())
+        raise ConfigError(f"{option}: cannot read {path}: {reason}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{option}: {path} does not hold a JSON object")
     return content
@@ -122,7 +129,7 @@ def load_network(folder: Path, kinds: tuple[str, ...], option: str) -> nn.Module
     """A diffusers network in float32, in evaluation mode, without gradients for its weights.
 
     Args:
-        folder: with config.json and safetensors.
+        folder: with config.json and safetensors; where these are there as a variant alone, such as fp16, that one.
         kinds: classes of diffusers that it may be; the first where config.json names none.
         option: the option that named the folder, for errors.
 
@@ -139,15 +146,17 @@ def load_network(folder: Path, kinds: tuple[str, ...], option: str) -> nn.Module
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")  # it warns when accelerate is not installed
     import diffusers  # seconds to import, so only when a network is wanted
 
+    variant = _variant(folder, option)
     try:
         if config.get("time_proj_dim"):
-            network, wrong = _with_time_proj(folder, config)
+            network, wrong = _with_time_proj(folder, config, variant)
         else:
             # safetensors only: no pickle is ever opened
             network, loaded = getattr(diffusers, kind).from_pretrained(
                 str(folder),
                 local_files_only=True,
                 use_safetensors=True,
+                variant=variant,
                 low_cpu_mem_usage=False,
                 output_loading_info=True,
             )
@@ -155,16 +164,55 @@ def load_network(folder: Path, kinds: tuple[str, ...], option: str) -> nn.Module
             wrong = [*loaded["missing_keys"], *loaded["unexpected_keys"], *loaded["mismatched_keys"]]
     except Exception as error:  # whatever a damaged file raises
         reason = " ".join(str(error).split()) or type(error).__name__
+        if found := [f"{path.name} is {kind}" for path in _weights(folder) if (kind := kind_of(path))]:
+            reason = found[0]
         raise ConfigError(f"{option}: cannot load {folder}: {reason[:300]}") from error
     if wrong:
         raise ConfigError(
             f"{option}: the weights in {folder} are not those of its config.json: {len(wrong)} tensors are missing, "
             f"superfluous or of another shape, {wrong[0]} first"
         )
+    check_finite(network.state_dict(), f"{option}: {folder}")
     return network.float().eval().requires_grad_(False)
 
 
-def _with_time_proj(folder: Path, config: dict[str, Any]) -> tuple[nn.Module, list[str]]:
+def _weights(folder: Path) -> list[Path]:
+    return sorted(folder.glob("diffusion_pytorch_model*.safetensors"))
+
+
+def _variant(folder: Path, option: str) -> str | None:
+    """Which of a folder's weights are read: the plain ones, else the only variant, such as fp16.
+
+    Raises:
+        ConfigError: there are none, or none that can be opened without running code.
+    """
+    found = [
+        re.fullmatch(
+            r"diffusion_pytorch_model(?:\.(?!safetensors)(\w+))?(?:-\d+-of-\d+)?\.safetensors", path.name
+        )
+        for path in _weights(folder)
+    ]
+    variants = [match[1] for match in found if match]
+    if None in variants:
+        return None
+    if variants:
+        variant = next((name for name in ("fp16", "bf16", "fp32", "ema") if name in variants), variants[0])
+        log.warning("%s: %s has weights in %s alone, which are taken", option, folder, variant)
+        return variant
+    pickled = sorted(path.name for end in ("bin", "pt", "pth", "ckpt") for path in folder.glob(f"*.{end}"))
+    if pickled:
+        raise ConfigError(
+            f"{option}: {folder} holds its weights as a pickle alone, {pickled[0]}, which could run code; turn it into "
+            f'safetensors, which opens nothing but tensors: python -c "import torch, safetensors.torch as s; '
+            f"s.save_file({{k: v.clone() for k, v in torch.load('{pickled[0]}', weights_only=True).items()}}, "
+            "'diffusion_pytorch_model.safetensors')\""
+        )
+    raise ConfigError(
+        f"{option}: {folder} has no weights: no diffusion_pytorch_model.safetensors beside config.json"
+    )
+
+
+def _with_time_proj(folder: Path, config: dict[str, Any], variant: str | None) -> tuple[nn.Module, list[str]]:
     """A UNet2DModel whose sinusoids of t are wider than its first level, which diffusers cannot say.
 
     ADM's 512x512 networks are such: their first level has half of the base width.
@@ -172,7 +220,8 @@ def _with_time_proj(folder: Path, config: dict[str, Any]) -> tuple[nn.Module, li
     from safetensors.torch import load_file
 
     network = wide_unet(config)
-    wrong = network.load_state_dict(load_file(folder / "diffusion_pytorch_model.safetensors"), strict=False)
+    name = "diffusion_pytorch_model" + (f".{variant}" if variant else "")
+    wrong = network.load_state_dict(load_file(folder / f"{name}.safetensors"), strict=False)
     return network, [*wrong.missing_keys, *wrong.unexpected_keys]
 
 

@@ -94,11 +94,10 @@ class UNet(Prior):
         folder = part(find_folder(path or str(BUNDLED), hub), ("unet",))
         self.network = load_network(folder, ("UNet2DModel",), _OPTION)
         config: Any = self.network.config
+        _check_config(config, f"{_OPTION}: {folder}/config.json")
         size = (
             config.sample_size if isinstance(config.sample_size, (tuple, list)) else [config.sample_size] * 2
         )
-        if size[0] is None:
-            raise ConfigError(f"{_OPTION}: {folder}/config.json has no sample_size")
         self.shape = (config.in_channels, size[0], size[1])
         self.classes = config.num_class_embeds or 0
         if label is not None and not 0 <= label < self.classes:
@@ -235,3 +234,23 @@ class UNet(Prior):
         multiple = 2 ** (len(network.config.block_out_channels) - 1)
         height, width = x.shape[-2:]
         return F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="reflect")
+
+
+def _check_config(config: Any, where: str) -> None:
+    """
+    Raises:
+        ConfigError: a network that is no prior by itself; which field of config.json says so.
+    """
+    size, inputs, outputs = config.sample_size, config.in_channels, config.out_channels
+    if not size or (isinstance(size, (list, tuple)) and len(size) != 2):
+        raise ConfigError(f"{where}: sample_size is {size}, expected the side of its images")
+    if config.class_embed_type is not None:
+        raise ConfigError(
+            f"{where}: class_embed_type is {config.class_embed_type}, so the network wants more than a class number; "
+            "only those with num_class_embeds can be used"
+        )
+    if outputs not in (inputs, 2 * inputs):
+        raise ConfigError(
+            f"{where}: in_channels is {inputs} and out_channels {outputs}: a network that takes another image beside "
+            f"the noisy one, such as an upsampler, is no prior; expected {inputs} or {2 * inputs} channels out"
+        )
