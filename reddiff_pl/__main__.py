@@ -35,6 +35,7 @@ commands:
   report     one HTML file about a run: pictures, metrics, speed, failures
   sweep      restore under every combination of some options: a table and a picture
   export     the restored images as plain files, under the inputs' own names
+  configs    the configurations that ship; `configs show NAME` prints one
   submit     run `restore` on a SLURM cluster
   prior      `prior import`: turn a checkpoint of the OpenAI ADM family into a folder that `restore` reads;
              `prior average`: the mean of several trainings of one network
@@ -43,8 +44,10 @@ commands:
   demo       restore twelve photos that ship with the package, and draw a picture of them
 
 `reddiff COMMAND --help` lists a command's options (for restore and degrade it takes some seconds: they come from
-the classes themselves). Configurations compose, the later one wins:
-  reddiff restore --config configs/tasks/inpainting_random.yaml --data.images photos/ --out out/
+the classes themselves). The short way, for damaged photos and their masks:
+  reddiff restore photos/ --task inpainting_given --to restored/
+Configurations compose, the later one wins:
+  reddiff restore --config tasks/inpainting_random.yaml --data.images photos/ --out out/
 """
 
 
@@ -58,6 +61,7 @@ COMMANDS = {
     "report": "reddiff_pl.report.command:report",
     "sweep": "reddiff_pl.sweep.command:sweep",
     "export": "reddiff_pl.exporting.command:export",
+    "configs": "reddiff_pl.options.configs:configs",
     "submit": "reddiff_pl.cluster.submit:submit",
     "prior": "reddiff_pl.priors.importing:prior",
     "fit": "reddiff_pl.training.cli:fit",

@@ -12,6 +12,7 @@ import yaml
 
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.options.parser import Parser
+from reddiff_pl.restoring.short import expand
 
 DESCRIPTION = """Submit a restoration to SLURM: an array of independent one-GPU tasks, or one job with many of them.
 
@@ -88,6 +89,8 @@ def _refuse_misspelt(restore: Sequence[str], own: Sequence[str]) -> None:
     """`restore` would refuse --partion too, but only after hours in the queue."""
     for item in restore:
         name = item.partition("=")[0]
+        if name == "--task":  # of restore; --tasks is another
+            continue
         if name.startswith("--") and (near := difflib.get_close_matches(name, own, 1, 0.85)):
             raise ConfigError(
                 f"{name}: did you mean {near[0]}? If it is an option of restore, put a -- before"
@@ -96,6 +99,7 @@ def _refuse_misspelt(restore: Sequence[str], own: Sequence[str]) -> None:
 
 def restore_options(restore: Sequence[str]) -> dict[str, Any]:
     """The options of `restore` that matter here, by their dotted names; --config files are read, the last wins."""
+    restore = expand(restore)
     found: dict[str, Any] = {}
     for item, following in zip(restore, [*restore[1:], ""], strict=True):
         name, equals, value = item.partition("=")

@@ -12,6 +12,7 @@ from reddiff_pl.options.lazy_cli import LazyCLI
 from reddiff_pl.options.shipped import shipped
 from reddiff_pl.restoring.datamodule import ShardDataModule
 from reddiff_pl.restoring.restoration import Restoration
+from reddiff_pl.restoring.short import expand
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "inference_mode": False,  # the optimiser inside predict_step needs autograd
@@ -34,6 +35,7 @@ class RestoreCLI(LazyCLI):
 
     def __init__(self, command: str, argv: list[str]) -> None:
         defaults = [shipped("priors/bundled.yaml"), shipped("samplers/reddiff.yaml")]
+        argv = expand(argv, command)
         super().__init__(command, argv, Restoration, ShardDataModule, TRAINER_DEFAULTS, defaults)
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

@@ -115,9 +115,10 @@ def look(path: str, kind: Kind, leave_out: Collection[str] = ()) -> Folder:
         ConfigError: it is not there, holds no image, or is plainly of the other kind.
     """
     option = f"--data.{kind}"
+    if os.path.isfile(path):
+        return _one(path, kind)
     if not os.path.isdir(path):
-        what = "is a file; give the folder" if os.path.isfile(path) else "no such folder"
-        raise ConfigError(f"{option}: {path}: {what}")
+        raise ConfigError(f"{option}: {path}: no such folder")
     found, skipped = _Walk(path, option, leave_out), Counter[str]()
     images: list[FolderImage] = list(found.errors)
     attached: list[str] = []
@@ -133,6 +134,20 @@ def look(path: str, kind: Kind, leave_out: Collection[str] = ()) -> Folder:
         _refuse_empty(path, option, skipped)
     images.sort(key=lambda image: image.file)
     return Folder(path, _with_keys(images), skipped)
+
+
+def _one(path: str, kind: Kind) -> Folder:
+    """A single picture, with what belongs to it beside it."""
+    parent, file = os.path.split(path)
+    stem = os.path.splitext(file)[0].removesuffix(".y")
+    with os.scandir(parent or ".") as entries:
+        files = {entry.name: 0 for entry in entries if entry.is_file() and entry.name.startswith(f"{stem}.")}
+    images = [image for image in _sort_out("", files, kind).images if image.file == file]
+    if not images:
+        raise ConfigError(
+            f"--data.{kind}: {path}: expected a folder or a picture ({', '.join(IMAGE_SUFFIXES)})"
+        )
+    return Folder(parent or ".", _with_keys(images), Counter())
 
 
 def by_stem(path: str, option: str, word: str) -> dict[str, str]:

@@ -358,7 +358,7 @@ def test_shards_beyond_the_inputs_are_counted_and_said(run, look):
 
 
 def test_a_folder_of_images(run, look, tmp_path, monkeypatch):
-    monkeypatch.setattr("reddiff_pl.shards.plan.IMAGES_PER_SHARD", 4)
+    monkeypatch.setattr("reddiff_pl.shards.folder.IMAGES_PER_SHARD", 4)
     for i in range(10):
         (tmp_path / f"{i}.png").touch()
     run.config.write_text(f"data:\n  images: {tmp_path}\n")

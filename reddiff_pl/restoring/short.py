@@ -1,0 +1,102 @@
+"""Short ways in: `reddiff restore photos/ --task jpeg --to restored/` as the options that it stands for. No torch."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from reddiff_pl.errors import ConfigError
+from reddiff_pl.options.shipped import config_path, near, shipped_configs
+from reddiff_pl.shards.folder import ARRAY_SUFFIX, IMAGE_SUFFIXES
+from reddiff_pl.shards.plan import is_remote
+
+# in the order in which they count: a task has settings for the default sampler, which another one does not know
+KINDS = {"prior": "priors", "task": "tasks", "sampler": "samplers"}
+ALONE = ("-h", "--help", "--help-all", "--print_config")  # options without a value
+TARS = re.compile(r"\.(tar|tgz|tar\.gz)(\?[^/]*)?$")
+
+
+def expand(argv: Sequence[str], command: str = "restore") -> list[str]:
+    """Options with the short ones written out. What is written out stays as it is.
+
+    A folder or a picture is `--data.measured` (of `degrade` `--data.images`), tars and patterns of them are
+    `--data.shards`. `--task`, `--prior` and `--sampler` name files that ship, or are files; they come before all other
+    options. `--config` takes names of files that ship. Without `--out`, `--to DIR` keeps the run in DIR.run.
+
+    Args:
+        argv: the options of restore.
+        command: restore or degrade.
+
+    Raises:
+        ConfigError: there is no such file or name.
+    """
+    named: dict[str, list[str]] = {kind: [] for kind in KINDS}
+    rest: list[str] = []
+    inputs: list[str] = []
+    items = iter(argv)
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not item.startswith("-") or item == "-":
+            inputs.append(item)
+        elif name in ALONE or (equals and name not in ("--config", "--task", "--prior", "--sampler")):
+            rest.append(item)
+        else:
+            if not equals and (value := next(items, "")) == "":
+                rest.append(item)  # the parser says what is missing
+            elif name == "--config":
+                rest += [name, config_path(value)]
+            elif name[2:] in KINDS:
+                named[name[2:]] += _named(name[2:], value)
+            else:
+                rest += [item, value]
+    short = [option for options in named.values() for option in options]
+    return [*short, *_inputs(inputs, command), *rest, *_out(rest)]
+
+
+def _named(kind: str, value: str) -> list[str]:
+    if kind == "prior" and os.path.isdir(value):
+        return ["--model.prior.init_args.path", value]
+    if re.search(r"\.ya?ml$", value):
+        return ["--config", config_path(value)]
+    names = {
+        Path(name).stem: path for name, path in shipped_configs().items() if name.startswith(KINDS[kind])
+    }
+    if value not in names:
+        raise ConfigError(
+            f"--{kind}: no {kind} {value} ships{near(value, names)}; reddiff configs lists them"
+        )
+    return ["--config", str(names[value])]
+
+
+def _inputs(paths: Sequence[str], command: str) -> list[str]:
+    """What is given without an option's name."""
+    if not paths:
+        return []
+    if all(TARS.search(path) for path in paths):
+        return ["--data.shards", paths[0] if len(paths) == 1 else json.dumps(list(paths))]
+    if len(paths) > 1:
+        raise ConfigError(f"{' '.join(paths[:3])}: give one folder, one picture, or tars")
+    [path] = paths
+    picture = os.path.splitext(path)[1].lower() in (*IMAGE_SUFFIXES, ARRAY_SUFFIX)
+    if os.path.isdir(path) or (os.path.isfile(path) and picture):
+        return ["--data.images" if command == "degrade" else "--data.measured", path]
+    if os.path.isfile(path):
+        raise ConfigError(f"{path}: expected a folder, a picture or tars")
+    if is_remote(path) or glob.has_magic(path) or "{" in path:
+        raise ConfigError(f"{path}: patterns are of tars (*.tar); give pictures as their folder")
+    raise ConfigError(f"{path}: no such file or folder")
+
+
+def _out(rest: Sequence[str]) -> list[str]:
+    """`--out` beside `--to`, where it is not said."""
+    given: dict[str, str] = {}
+    for item, following in zip(rest, [*rest[1:], ""], strict=False):
+        name, equals, value = item.partition("=")
+        given[name] = value if equals else following
+    if "--to" not in given or "--out" in given:
+        return []
+    return ["--out", f"{given['--to'].rstrip('/')}.run"]
