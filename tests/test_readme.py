@@ -10,11 +10,13 @@ import torch
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
-def test_the_python_example():
-    [example] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len([line for line in example.splitlines() if line]) <= 10
+def test_the_python_examples():
+    short, parts = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names: dict = {}
-    exec(example, names)
+    exec(short, names)
+    assert names["restored"].shape == (72, 96, 3)
+    assert [image.shape for image in names["enlarged"]] == [(72, 80, 3), (64, 64, 3)]
+    exec(parts, names)
     assert names["restored"].shape == (1, 3, 64, 64)
     misfit = (names["physics"].A(names["restored"]) - names["y"]).square().mean().sqrt()
     assert misfit < 0.05, "it fits the measurement"
