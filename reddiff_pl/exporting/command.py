@@ -93,9 +93,7 @@ def export_to(run: Run, folder: Path, wanted: str | None = None, quality: int = 
         ),
     )
     if lost:
-        log.warning(
-            "%d samples failed in the run, and have no image: reddiff status %s --failed", lost, run.out
-        )
+        log.warning("%d samples failed in the run, and have no image: %s says why", lost, run.accounts)
     if unfinished:
         log.warning("%d shards are not finished; export again when they are", unfinished)
     if wanted == "jpg":

@@ -34,6 +34,11 @@ def _leaves(physics: Physics) -> Iterator[tuple[str, Physics]]:
             yield f"_{i}{suffix}", leaf
 
 
+def rounds(physics: Physics) -> bool:
+    """Whether the operator itself rounds: its sigma_y stands for that, and a good image's misfit lies far below."""
+    return any(getattr(leaf, "rounds", False) for _, leaf in _leaves(physics))
+
+
 def _inputs(physics: Physics, shape: Shape) -> list[Shape]:
     """What each of `_leaves` sees of images of a shape; found by trying, and remembered."""
     operator = operator_of(physics)

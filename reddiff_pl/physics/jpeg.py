@@ -74,6 +74,7 @@ class JPEG(SameSize, Physics):
     """
 
     complete = True
+    rounds = True
     tables: Tensor
     sampling: Tensor
     turn: Tensor

@@ -65,6 +65,7 @@ class Quantization(SameSize, Physics):
     """
 
     complete = True
+    rounds = True
 
     def __init__(self, bits: int = 3) -> None:
         super().__init__()

@@ -23,6 +23,7 @@ from tqdm import tqdm
 import reddiff_pl
 from reddiff_pl import stop
 from reddiff_pl.errors import SampleError, TooManyFailed
+from reddiff_pl.physics.binding import rounds
 from reddiff_pl.restoring import written
 from reddiff_pl.restoring.batch import Batch
 from reddiff_pl.restoring.restored import Restored
@@ -156,6 +157,7 @@ class ShardOutput(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._seed = pl_module.seed
+        self._rounds = rounds(pl_module.physics)
         self._device = trainer.strategy.root_device
         self.info = {**self.info, "device": device_name(self._device)}
         self._encoders = ThreadPoolExecutor(ENCODERS, "encode")
@@ -234,7 +236,9 @@ class ShardOutput(Callback):
             restored.check(row)
             record = {**restored.metrics(row), "seed": self._seed, **_told(sample)}
             if isinstance(record.get("misfit"), float):
-                record["misfit_ratio"] = round(misfit_ratio(record["misfit"], sample.sigma_y), 2)
+                ratio = misfit_ratio(record["misfit"], sample.sigma_y)
+                if ratio > 1 or not self._rounds:
+                    record["misfit_ratio"] = round(ratio, 2)
             encoded = [member for files_of in files.pop(row) for member in files_of.result()]
             return encoded, record, sample.meta_json
 

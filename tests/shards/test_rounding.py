@@ -157,3 +157,11 @@ def test_a_misfit_far_from_the_noise_is_told(reddiff, tmp_path):
     assert reddiff("report", tmp_path / "out")[0] == 0
     page = (tmp_path / "out" / "report" / "index.html").read_text()
     assert page.count("1 of 2 images: their misfit stands far") == 1 and "Misfit / noise" in page
+
+
+def test_an_operator_that_rounds_by_itself_is_no_reason_to_warn(reddiff, tmp_path):
+    """JPEG's sigma_y stands for what its tables lose; what fits the file exactly is right, not suspicious."""
+    shard = write_shard(tmp_path / "a.tar", [("flat", {"y.png": png(np.full((16, 16, 3), 128, np.uint8))})])
+    task = ["--config", CONFIGS / "tasks" / "jpeg.yaml", *BLUR[2:], "--data.sigma_y", "0.1"]
+    code, printed = reddiff("restore", *task, "--data.shards", shard, "--out", tmp_path / "out")
+    assert code == 0 and "stands far" not in printed
