@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import yaml
@@ -14,8 +14,10 @@ from torch import nn
 from reddiff_pl import stop
 from reddiff_pl.errors import ConfigError, Stopped
 from reddiff_pl.evaluation.judge import LABELS, Judge
+from reddiff_pl.evaluation.measures import MEASURES, check
 from reddiff_pl.evaluation.networks import LPIPS, EfficientNetLite0, Inception, name_of
 from reddiff_pl.evaluation.pairs import Results
+from reddiff_pl.evaluation.patches import PATCHES, Patches
 from reddiff_pl.evaluation.summary import merge, render
 from reddiff_pl.evaluation.weights import Missing, Weights
 from reddiff_pl.logs import log_to, quiet_libraries
@@ -26,7 +28,8 @@ from reddiff_pl.shards.plan import assigned
 
 log = logging.getLogger(__name__)
 
-METRICS = ("psnr", "ssim", "misfit", "lpips", "fid", "kid", "fd", "kd", "top")
+COMPARED: dict[str, Callable[[Weights], nn.Module]] = {"lpips": LPIPS}
+METRICS = (*MEASURES, "misfit", *COMPARED, PATCHES, "fid", "kid", "fd", "kd", "top")
 
 
 def evaluate(argv: list[str]) -> int:
@@ -74,7 +77,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--metrics",
         help=f"comma-separated, of {', '.join(METRICS)}; fid and kid need Inception, fd, kd and top are those of "
-        "--network. Default: all whose weights are there",
+        "--network, patches compares parts of images by EfficientNet-Lite0. Default: all whose weights are there",
     )
     parser.add_argument(
         "--network",
@@ -112,12 +115,24 @@ def _judge(options: argparse.Namespace, results: Results) -> tuple[Judge, dict[s
     if unknown := [name for name in wanted if name not in METRICS]:
         raise ConfigError(f"--metrics: no {unknown[0]}; choose of {', '.join(METRICS)}")
     weights, left_out = Weights(options.weights, options.download), dict[str, str]()
-    lpips, networks = None, list[nn.Module]()
-    if "lpips" in wanted:
+    compared, networks = list[nn.Module](), list[nn.Module]()
+    families = []
+    for name in wanted:
         try:
-            lpips = LPIPS(weights)
+            if name in MEASURES:
+                check(name)
+            if name in COMPARED:
+                compared.append(COMPARED[name](weights))
+            elif name in MEASURES or name == "misfit":
+                families.append(name)
         except Missing as missing:
-            left_out["lpips"] = str(missing)
+            left_out[name] = str(missing)
+    patches = None
+    if PATCHES in wanted:
+        try:
+            patches = Patches(EfficientNetLite0())
+        except Missing as missing:
+            left_out[PATCHES] = str(missing)
     if fidelity := [name for name in ("fid", "kid") if name in wanted]:
         try:
             networks.append(Inception(weights))
@@ -131,8 +146,7 @@ def _judge(options: argparse.Namespace, results: Results) -> tuple[Judge, dict[s
                 left_out[", ".join(own)] = str(missing)
     for name, why in left_out.items():
         log.warning("%s: left out; %s", name, why)
-    families = [name for name in ("psnr", "ssim", "misfit") if name in wanted]
-    if not families and lpips is None and not networks:
+    if not families and not compared and patches is None and not networks:
         raise ConfigError(
             f"--metrics: none of {', '.join(wanted)} can be had: {'; '.join(left_out.values())}"
         )
@@ -141,7 +155,9 @@ def _judge(options: argparse.Namespace, results: Results) -> tuple[Judge, dict[s
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     try:
         labels = LABELS if options.label is None else (options.label,)
-        judge = Judge(families, lpips, networks, labels, device, options.batch_size, options.workers)
+        judge = Judge(
+            families, compared, networks, patches, labels, device, options.batch_size, options.workers
+        )
     except RuntimeError as error:
         raise ConfigError(f"--device: {device}: {' '.join(str(error).split())[:200]}") from error
     return judge, left_out

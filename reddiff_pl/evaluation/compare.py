@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.evaluation import tables
 from reddiff_pl.evaluation.grid import Key, Source, draw
-from reddiff_pl.evaluation.statistics import interval
+from reddiff_pl.evaluation.patches import PATCHES
+from reddiff_pl.evaluation.records import features_path
+from reddiff_pl.evaluation.resampling import drawn
+from reddiff_pl.evaluation.sets import PhotoPatches
+from reddiff_pl.evaluation.statistics import Interval, interval
 from reddiff_pl.files import write_atomically
 from reddiff_pl.options.parser import Parser
 from reddiff_pl.shards.layout import Run
@@ -101,7 +106,9 @@ def _read(spec: str) -> Evaluated:
     shards, keys = columns.pop("shard"), columns.pop("key")
     # what a classifier makes of the references and of A_dagger(y) is the same for every run
     shown = {
-        k: v for k, v in columns.items() if not re.match(r"label$|prediction-|top.*-(reference|start)$", k)
+        k: v
+        for k, v in columns.items()
+        if not re.match(r"label$|prediction-|(niqe|top.*)-(reference|start)$", k)
     }
     rows = {
         (shard, key): {metric: values[i] for metric, values in shown.items()}
@@ -149,6 +156,10 @@ def _compare(runs: Sequence[Evaluated], keys: Sequence[Key], seed: int) -> dict[
             continue
         for run in runs:
             means[run.name][metric] = run.summary["metrics"][metric]
+    if whole and "patch-fd" in means[runs[0].name]:
+        for run in runs[1:]:
+            if (ends := _patch_difference(runs[0], run, seed)) is not None:
+                differences[run.name]["patch-fd"] = _entry(ends)
     return {
         "runs": {run.name: run.out for run in runs},
         "images": len(keys),
@@ -158,16 +169,39 @@ def _compare(runs: Sequence[Evaluated], keys: Sequence[Key], seed: int) -> dict[
     }
 
 
+def _patch_difference(first: Evaluated, other: Evaluated, seed: int) -> Interval | None:
+    """Patch FD of a run less that of the first, the same photos drawn for both; None where features are gone."""
+    pair = []
+    for run in (first, other):
+        shards = sorted({shard for shard, _ in run.rows})
+        paths = [path for name in shards if (path := features_path(Run(run.out), name)).is_file()]
+        pair.append(PhotoPatches.read(paths, seed))
+    one, two = pair
+    if one is None or two is None or len(one) != len(two):
+        return None
+    whole = torch.ones(1, len(one), dtype=torch.float64)
+    value = (two.frechet(whole, whole) - one.frechet(whole, whole)).item()
+    weights = drawn(len(one), "patch-fd", seed)
+    draws = two.frechet(weights, weights) - one.frechet(weights, weights)
+    low, high = (draws - draws.mean() + value).quantile(torch.tensor([0.025, 0.975]).double()).tolist()
+    return Interval(len(one), value, low, high, "bootstrap")
+
+
 def _set_metrics(runs: Sequence[Evaluated]) -> list[str]:
     """Distances between sets that all runs have from the same network."""
     found = [m for m, entry in runs[0].summary["metrics"].items() if "value" in entry]
-    family = {m: "net:inception" if m in ("fid", "kid") else f"net:{m.partition('-')[2]}" for m in found}
+    family = {m: _family(m) for m in found}
     return [
         m
         for m in found
         if all(m in run.summary["metrics"] for run in runs)
         and len({run.summary["families"].get(family[m]) for run in runs}) == 1
     ]
+
+
+def _family(metric: str) -> str:
+    kind, _, rest = metric.partition("-")
+    return PATCHES if kind == "patch" else "net:inception" if metric in ("fid", "kid") else f"net:{rest}"
 
 
 def _entry(ends: Any) -> dict[str, Any]:
@@ -180,7 +214,9 @@ def tables_of(
 ) -> list[tuple[str, list[str], list[list[str]], list[tuple[int, int]]]]:
     """The tables of a comparison: (title, headings, rows, cells of the best run)."""
     names = list(result["means"])
-    metrics = sorted(next(iter(result["means"].values())), key=tables.order)
+    metrics = [
+        m for m in sorted(next(iter(result["means"].values())), key=tables.order) if tables.metric(m).shown
+    ]
     shown = [tables.metric(m) for m in metrics]
     numbers = [[tables.value_of(result["means"][name][m]) for m in metrics] for name in names]
     rows = [
@@ -190,10 +226,8 @@ def tables_of(
     best = []
     for j, one in enumerate(shown):
         column = [row[j] for row in numbers]
-        known = [v for v in column if v is not None]
-        if one.better and known:
-            top = max(known) if one.better == "higher" else min(known)
-            best += [(i, j + 1) for i, v in enumerate(column) if v == top]
+        top = one.best(v for v in column if v is not None)
+        best += [(i, j + 1) for i, v in enumerate(column) if v is not None and v == top]
     found = [(f"Means over {result['images']:,} images", ["run", *(s.heading() for s in shown)], rows, best)]
     paired = [m for m in metrics if all(m in entry for entry in result["differences"].values())]
     rows = [
@@ -213,12 +247,14 @@ def _difference(metric: tables.Metric, entry: Mapping[str, Any]) -> str:
 def _write(out: Path, result: Mapping[str, Any]) -> None:
     """The tables on the terminal and as files."""
     found = tables_of(result)
-    notes = [f"note: {note}" for note in result["notes"]]
+    first = next(iter(result["means"].values()))
+    notes = tables.legend({m: first[m] for m in sorted(first, key=tables.order)})
+    notes += [f"note: {note}" for note in result["notes"]]
     for title, head, rows, _ in found:
         print(f"{title}\n{tables.plain(head, rows)}")
     print("\n".join([*notes, f"look at {out / 'grid.png'}"]))
     text = "\n".join(f"{title}\n\n{tables.markdown(head, rows)}" for title, head, rows, _ in found)
-    write_atomically(out / "comparison.md", "\n".join([text, *notes]).encode())
+    write_atomically(out / "comparison.md", "\n".join([text, *(f"- {note}" for note in notes), ""]).encode())
     text = "\n".join(f"% {title}\n{tables.tex(head, rows, best)}" for title, head, rows, best in found)
     write_atomically(out / "comparison.tex", text.encode())
     write_atomically(out / "comparison.json", json.dumps(result, indent=1, allow_nan=False).encode() + b"\n")

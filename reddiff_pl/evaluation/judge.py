@@ -6,8 +6,9 @@ import itertools
 import json
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,28 +17,48 @@ from torch import Tensor, nn
 
 from reddiff_pl import stop
 from reddiff_pl.errors import SampleError
-from reddiff_pl.evaluation.networks import LPIPS_SIDE, name_of
-from reddiff_pl.evaluation.outputs import channels_note
+from reddiff_pl.evaluation.groups import Group, groups
+from reddiff_pl.evaluation.measures import MEASURES, Measure
+from reddiff_pl.evaluation.networks import name_of
 from reddiff_pl.evaluation.pairs import Pair, Results
+from reddiff_pl.evaluation.patches import PATCHES, Patches
 from reddiff_pl.evaluation.records import could_have_more_references, features_path, read, sidecar_path
 from reddiff_pl.evaluation.weights import fingerprint
 from reddiff_pl.files import write_atomically
-from reddiff_pl.metrics import psnr, ssim
-from reddiff_pl.shards.samples import unit
+from reddiff_pl.metrics.scale import rgb
+from reddiff_pl.shards.picture import shown
 
-SSIM_SIDE = 6
 LABELS = ("imagenet_label", "label")
 
 Columns = dict[str, list[Any]]
+Put = Callable[[str, Tensor, Sequence[int]], int]
+
+
+@dataclass
+class Found:
+    """What comes of a shard beside its columns.
+
+    Attributes:
+        features: {tensor: parts of it}.
+        skipped: {measure: {why: images that it could not judge}}.
+    """
+
+    features: dict[str, list[Tensor]] = field(default_factory=dict)
+    skipped: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def skip(self, measure: str, why: str, images: int) -> None:
+        reasons = self.skipped.setdefault(measure, {})
+        reasons[why] = reasons.get(why, 0) + images
 
 
 class Judge:
-    """Computes families of metrics: `psnr`, `ssim`, `misfit`, `lpips`, and `net:NAME`, a network's.
+    """Computes families of metrics: those of `MEASURES`, `misfit`, networks' such as `lpips`, `net:NAME`, `patches`.
 
     Args:
         families: those wanted, without the networks'.
-        lpips: LPIPS, if wanted.
+        compared: networks that compare an image with its reference, such as LPIPS.
         networks: feature networks.
+        patches: the network of the patch distances, if wanted.
         labels: keys of the metadata in which a class may stand; the first that holds an integer counts.
         device: where to compute.
         batch_size: images at a time. Batches lie at fixed places of a shard.
@@ -50,8 +71,9 @@ class Judge:
     def __init__(
         self,
         families: Sequence[str],
-        lpips: nn.Module | None = None,
+        compared: Sequence[nn.Module] = (),
         networks: Sequence[nn.Module] = (),
+        patches: Patches | None = None,
         labels: Sequence[str] = LABELS,
         device: str = "cpu",
         batch_size: int = 32,
@@ -59,11 +81,16 @@ class Judge:
     ) -> None:
         self.labels, self.device = tuple(labels), torch.device(device)
         self.batch_size, self.workers = batch_size, workers
-        self.families = {family: "1" for family in families}
-        self.lpips = None
-        if lpips is not None:
-            self.lpips = lpips.eval().to(self.device)
-            self.families[name_of(lpips)] = fingerprint(lpips)
+        self.measures = {family: MEASURES[family] for family in families if family in MEASURES}
+        for network in compared:
+            self.measures[name_of(network)] = _compares(network.eval().to(self.device))
+        self.families = {name: measure.version for name, measure in self.measures.items()}
+        if "misfit" in families:
+            self.families["misfit"] = "1"
+        self.patches = None
+        if patches is not None:
+            self.patches = patches.eval().to(self.device)
+            self.families[PATCHES] = fingerprint(patches)
         self.networks = {name_of(network): network.eval().to(self.device) for network in networks}
         for name, network in self.networks.items():
             self.families[f"net:{name}"] = f"{fingerprint(network)} {' '.join(self.labels)}"
@@ -87,24 +114,22 @@ class Judge:
             there = None
         wanted = self.missing(results, name)
         columns: Columns = {"key": []}
-        features: dict[str, list[Tensor]] = {}
+        found = Found()
         counts = {"images": 0, "references": 0}
         notes: list[str] = []
         said = len(results.notes)
         for batch, failed in self._batches(results, name):
             stop.check()
             notes += failed
-            if batch and (note := channels_note(len(batch[0].values))) and note not in notes:
-                notes.append(note)
-            for key, values in self._batch(batch, wanted, features).items():
+            for key, values in self._batch(batch, wanted, found).items():
                 # a column that begins late (the first reference, the first label) is empty up to there
                 column = columns.setdefault(key, [None] * counts["images"])
                 column += values
             counts["images"] += len(batch)
-            counts["references"] += sum(pair.reference is not None for pair in batch)
+            counts["references"] += sum(pair.reference_values is not None for pair in batch)
             for column in columns.values():
                 column += [None] * (counts["images"] - len(column))
-        tensors = {key: torch.cat(parts) for key, parts in features.items()}
+        tensors = {key: torch.cat(parts) for key, parts in found.features.items()}
         if there is not None:
             columns = there["columns"] | columns
             old = load_file(features_path(results.run, name)) if there["features"] else {}
@@ -121,13 +146,14 @@ class Judge:
             **counts,
             "families": families,
             "features": sorted(tensors),
+            "skipped": (there["skipped"] if there is not None else {}) | found.skipped,
             "notes": list(dict.fromkeys(notes + results.notes[said:])),
             "columns": columns,
         }
         write_atomically(path, json.dumps(record, allow_nan=False).encode() + b"\n")
 
     def _batches(self, results: Results, name: str) -> Iterator[tuple[list[Pair], list[str]]]:
-        """Pairs of one shape, decoded one batch ahead, in order; and notes on those that cannot be used."""
+        """Pairs at fixed places, decoded one batch ahead; and notes on those that cannot be used."""
         source = iter(results.pairs(name))
         ahead: deque[list[tuple[Pair, Future[str | None]]]] = deque()
         with ThreadPoolExecutor(self.workers, "decode") as pool:
@@ -136,76 +162,113 @@ class Judge:
                     ahead.append([(pair, pool.submit(_decode, pair)) for pair in group])
                 if not ahead:
                     return
-                told = [(pair, future.result()) for pair, future in ahead.popleft()]
-                notes = [note for _, note in told if note is not None]
-                usable = [pair for pair, note in told if note is None]
-                if not usable:
-                    yield [], notes
-                for _, alike in itertools.groupby(usable, lambda pair: pair.values.shape):
-                    yield list(alike), notes
-                    notes = []
+                batch, notes = [], []
+                for pair, future in ahead.popleft():
+                    note = future.result()
+                    if note is None:
+                        batch.append(pair)
+                    else:
+                        notes.append(note)
+                yield batch, notes
 
-    def _batch(self, batch: list[Pair], wanted: Sequence[str], features: dict[str, list[Tensor]]) -> Columns:
-        """The columns of a batch; its features are added to `features`."""
+    def _batch(self, batch: list[Pair], wanted: Sequence[str], found: Found) -> Columns:
+        """The columns of a batch; its features, and what could not be judged, are added to `found`."""
         columns: Columns = {"key": [pair.key for pair in batch]}
         if not batch:
             return columns
-        images = torch.stack([pair.image for pair in batch]).to(self.device)
-        places = [i for i, pair in enumerate(batch) if pair.reference is not None]
-        known = [pair.reference for pair in batch if pair.reference is not None]
-        references = torch.stack(known).to(self.device) if known else images[:0]
-        side = min(images.shape[-2:])
-        # as they were written; what is shown of them has 8 bits, and at most three channels
-        values = _stacked([pair.values for pair in batch if pair.reference is not None])
-        deep = [part.to(self.device) for part in (values, _stacked([p.reference_values for p in batch]))]
-
-        def spread(values: Tensor, at: Sequence[int] = places) -> list[Any]:
-            row: list[Any] = [None] * len(batch)
-            for place, value in zip(at, values.tolist(), strict=True):
-                row[place] = value if not isinstance(value, float) or math.isfinite(value) else None
-            return row
-
         if "misfit" in wanted:
             columns["misfit"] = [_number(pair.record.get("misfit")) for pair in batch]
-        if "psnr" in wanted and known:
-            columns["psnr"] = spread(psnr(*deep))
-        if "ssim" in wanted and known and side >= SSIM_SIDE:
-            columns["ssim"] = spread(ssim(*deep))
-        if self.lpips is not None and name_of(self.lpips) in wanted and known and side >= LPIPS_SIDE:
-            columns[name_of(self.lpips)] = spread(self.lpips(_rgb(images[places]), _rgb(references)))
         columns["label"] = labels = [self._label(pair.meta) for pair in batch]
-        for name, network in self.networks.items():
-            if f"net:{name}" not in wanted:
-                continue
-            begun = [(i, pair.start) for i, pair in enumerate(batch) if pair.start is not None]
-            begun = [(i, start) for i, start in begun if start.shape == images.shape[1:]]
-            sets: dict[str, tuple[Tensor, list[int]]] = {"restored": (images, list(range(len(batch))))}
-            if known:
-                sets["reference"] = references, places
-            if hasattr(network, "logits") and begun:
-                sets["start"] = torch.stack([s for _, s in begun]).to(self.device), [i for i, _ in begun]
-            for which, (pictures, at) in sets.items():
-                found = network(_rgb(pictures)).float()
-                if which != "start":
-                    features.setdefault(f"{name}/{which}", []).append(found.cpu())
-                if hasattr(network, "logits"):
-                    suffix = name if which == "restored" else f"{name}-{which}"
-                    logits = network.logits(found)  # type: ignore[operator]
-                    best = logits.topk(min(5, logits.shape[1])).indices
-                    hits = (
-                        best.cpu()
-                        == torch.tensor([-1 if labels[i] is None else labels[i] for i in at])[:, None]
-                    )
-                    columns[f"prediction-{suffix}"] = spread(best[:, 0], at)
-                    judged = [n for n, i in enumerate(at) if labels[i] is not None]
-                    at_judged = [at[n] for n in judged]
-                    columns[f"top1-{suffix}"] = spread(hits[judged, :1].any(1).int(), at_judged)
-                    columns[f"top5-{suffix}"] = spread(hits[judged].any(1).int(), at_judged)
+
+        def put(name: str, values: Tensor, at: Sequence[int]) -> int:
+            """Values into a column; how many of them are none."""
+            column = columns.setdefault(name, [None] * len(batch))
+            for place, value in zip(at, values.tolist(), strict=True):
+                column[place] = value if not isinstance(value, float) or math.isfinite(value) else None
+            return sum(column[place] is None for place in at)
+
+        for group in groups(batch, self.device):
+            for name, measure in self.measures.items():
+                if name in wanted:
+                    self._measure(name, measure, group, put, found)
+            for name, network in self.networks.items():
+                if f"net:{name}" in wanted:
+                    self._network(name, network, group, labels, put, found)
+            if self.patches is not None and PATCHES in wanted and group.known:
+                if why := self.patches.refuses(group.images):
+                    found.skip(PATCHES, why, len(group.known))
+                else:
+                    for which, pictures in (("restored", group.restored), ("reference", group.references)):
+                        for kind, values in self.patches(pictures).items():
+                            found.features.setdefault(f"{PATCHES}/{which}-{kind}", []).append(values.cpu())
         return columns
+
+    def _measure(self, name: str, measure: Measure, group: Group, put: Put, found: Found) -> None:
+        at = group.known if measure.reference else group.at
+        if not at:
+            return
+        if why := measure.refuses(group.images):
+            found.skip(name, why, len(at))
+            return
+        if measure.reference:
+            columns = measure.columns(group.restored, group.references)
+        else:
+            columns = measure.columns(group.images, group.images)
+            if group.known:
+                for column, values in measure.columns(group.references, group.references).items():
+                    put(f"{column}-reference", values, group.known)
+        for column, values in columns.items():
+            # the infinite PSNR of equal images has a place of its own in the summary
+            if (nothing := put(column, values, at)) and name != "psnr":
+                found.skip(
+                    column, "not a finite number (an image or a part of its spectrum is flat)", nothing
+                )
+
+    def _network(
+        self,
+        name: str,
+        network: nn.Module,
+        group: Group,
+        labels: Sequence[int | None],
+        put: Put,
+        found: Found,
+    ) -> None:
+        """A network's features, and what it takes the images for."""
+        classifies = hasattr(network, "logits")
+        sets: dict[str, tuple[Tensor, list[int]]] = {"restored": (group.images, group.at)}
+        if group.known:
+            sets["reference"] = group.references, group.known
+        if classifies and group.begun:
+            sets["start"] = group.starts, group.begun
+        for which, (pictures, at) in sets.items():
+            values = network(rgb(shown(pictures))).float()
+            if which != "start":
+                found.features.setdefault(f"{name}/{which}", []).append(values.cpu())
+            if not classifies:
+                continue
+            suffix = name if which == "restored" else f"{name}-{which}"
+            logits = network.logits(values)  # type: ignore[operator]
+            best = logits.topk(min(5, logits.shape[1])).indices.cpu()
+            truth = torch.tensor([-1 if labels[i] is None else labels[i] for i in at])
+            judged = [n for n, i in enumerate(at) if labels[i] is not None]
+            hits, at_judged = (best == truth[:, None])[judged], [at[n] for n in judged]
+            put(f"prediction-{suffix}", best[:, 0], at)
+            put(f"top1-{suffix}", hits[:, :1].any(1).int(), at_judged)
+            put(f"top5-{suffix}", hits.any(1).int(), at_judged)
 
     def _label(self, meta: Mapping[str, Any]) -> int | None:
         found = (meta.get(key) for key in self.labels)
         return next((v for v in found if isinstance(v, int) and not isinstance(v, bool) and v >= 0), None)
+
+
+def _compares(network: nn.Module) -> Measure:
+    """The measure of a network that compares two images."""
+    name = name_of(network)
+
+    def columns(images: Tensor, references: Tensor) -> dict[str, Tensor]:
+        return {name: network(rgb(shown(images)), rgb(shown(references)))}
+
+    return Measure(columns, network.side, None, version=fingerprint(network))  # type: ignore[arg-type]
 
 
 def _decode(pair: Pair) -> str | None:
@@ -215,18 +278,6 @@ def _decode(pair: Pair) -> str | None:
     except SampleError as error:
         return f"{pair.key}: {error}"
     return None
-
-
-def _stacked(images: Sequence[Tensor | None]) -> Tensor:
-    """Those that are there: uint8 where all are, else floats on the [0, 1] scale."""
-    there = [image for image in images if image is not None]
-    if not there or all(image.dtype == torch.uint8 for image in there):
-        return torch.stack(there) if there else torch.empty(0)
-    return torch.stack([unit(image) for image in there])
-
-
-def _rgb(images: Tensor) -> Tensor:
-    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
 
 
 def _number(value: Any) -> float | None:

@@ -21,7 +21,6 @@ ALEXNET = "alexnet-owt-7be5be79.pth"
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION}"
 OTHER = "-other-weights"
-LPIPS_SIDE = 32  # pixels that AlexNet needs at least
 
 
 class LPIPS(nn.Module):
@@ -32,6 +31,7 @@ class LPIPS(nn.Module):
 
     Attributes:
         name: lpips; with another AlexNet than the published one it says so.
+        side: pixels that the network needs.
 
     Raises:
         Missing: there are none.
@@ -39,6 +39,8 @@ class LPIPS(nn.Module):
     References:
         The Unreasonable Effectiveness of Deep Features as a Perceptual Metric | https://arxiv.org/abs/1801.03924
     """
+
+    side = 32
 
     def __init__(self, weights: Weights) -> None:
         super().__init__()
@@ -60,7 +62,7 @@ class LPIPS(nn.Module):
         self.name = "lpips" if is_published(path) else f"lpips{OTHER}"
 
     def forward(self, images: Tensor, references: Tensor) -> Tensor:
-        """Distances (B,) of uint8 images (B, 3, H, W), at least `LPIPS_SIDE` pixels a side."""
+        """Distances (B,) of uint8 images (B, 3, H, W), at least `side` pixels a side."""
         a, b = images.float() / 127.5 - 1, references.float() / 127.5 - 1
         return self.network(a.clamp(-1, 1), b.clamp(-1, 1)).flatten(1).mean(1)
 

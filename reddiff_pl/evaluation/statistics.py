@@ -109,11 +109,18 @@ def frechet(one: Moments, other: Moments) -> float:
     """
     if min(one.n, other.n) < 2:
         return math.nan
-    a, b = one.covariance(), other.covariance()
-    values, vectors = torch.linalg.eigh(a)
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ b @ root).clamp(min=0).sqrt().sum()
-    return ((one.mean() - other.mean()).square().sum() + a.trace() + b.trace() - 2 * cross).item()
+    return frechet_gaussians(one.mean(), one.covariance(), other.mean(), other.covariance()).item()
+
+
+def frechet_gaussians(
+    mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor
+) -> Tensor:
+    """The same of means (..., d) and covariances (..., d, d), (...)."""
+    values, vectors = torch.linalg.eigh(covariance)
+    root = (vectors * values.clamp(min=0).sqrt()[..., None, :]) @ vectors.mT
+    cross = torch.linalg.eigvalsh(root @ other_covariance @ root).clamp(min=0).sqrt().sum(-1)
+    traces = sum(c.diagonal(dim1=-2, dim2=-1).sum(-1) for c in (covariance, other_covariance))
+    return (mean - other_mean).square().sum(-1) + traces - 2 * cross
 
 
 @dataclass(frozen=True)
@@ -162,3 +169,8 @@ def _mmd(x: Tensor, y: Tensor) -> float:
     n, m = len(x), len(y)
     inside = (xx.sum() - xx.trace()) / (n * (n - 1)) + (yy.sum() - yy.trace()) / (m * (m - 1))
     return (inside - 2 * xy.mean()).item()
+
+
+def finite(value: float) -> float | None:
+    """For JSON, which has no NaN."""
+    return value if math.isfinite(value) else None

@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import io
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
-from safetensors import safe_open
 
 from reddiff_pl.evaluation import tables
 from reddiff_pl.evaluation.pairs import Results
+from reddiff_pl.evaluation.patches import PATCHES
 from reddiff_pl.evaluation.records import features_path, read
-from reddiff_pl.evaluation.statistics import Moments, frechet, interval, kernel
+from reddiff_pl.evaluation.sets import of_network, of_patches
+from reddiff_pl.evaluation.statistics import finite, interval
 from reddiff_pl.files import write_atomically
 
-POOL = 20_000  # images of each set that a kernel distance draws its subsets from
 MEANS = {
     "infinite_psnr": "equal images have an infinite PSNR: null in files, counted, and left out of the mean",
     "interval": "95 %, over images: bootstrap percentiles; normal above 20,000 images; Wilson's score for shares",
@@ -45,9 +43,16 @@ def merge(results: Results, seed: int = 0, left_out: Mapping[str, str] | None = 
     columns = _columns(records, families)
     notes += [note for record in records.values() for note in record["notes"]]
     metrics = _means(columns, seed)
+    paths = [features_path(results.run, name) for name, record in records.items() if record["features"]]
     for family in families:
         if family.startswith("net:"):
-            metrics |= _distances(results, records, family.removeprefix("net:"), seed)
+            metrics |= of_network(paths, family.removeprefix("net:"), seed)
+    if PATCHES in families:
+        metrics |= of_patches(paths, seed)
+    metrics = {
+        name: metrics[name] | {"better": tables.metric(name).better, "about": tables.metric(name).about}
+        for name in sorted(metrics, key=tables.order)
+    }
     missing = [name for name in results.names if name not in records]
     summary = {
         "out": str(results.run.out),
@@ -55,7 +60,8 @@ def merge(results: Results, seed: int = 0, left_out: Mapping[str, str] | None = 
         "images": sum(record["images"] for record in records.values()),
         "references": sum(record["references"] for record in records.values()),
         "failed": sum(1 for _ in results.failures()),
-        "metrics": {name: metrics[name] for name in sorted(metrics, key=tables.order)},
+        "metrics": metrics,
+        "not_judged": _skipped(records),
         "left_out": dict(left_out or {}),
         "notes": notes[:100] + ([f"... and {len(notes) - 100} more"] if len(notes) > 100 else []),
         "families": families,
@@ -65,7 +71,9 @@ def merge(results: Results, seed: int = 0, left_out: Mapping[str, str] | None = 
     run = results.run
     write_atomically(run.metrics, _parquet(columns))
     head, rows = tables.summary_rows(summary)
-    write_atomically(run.summary.with_suffix(".md"), tables.markdown(head, rows).encode())
+    lines = [f"- {line}" for line in [*tables.legend(metrics), *_not_judged(summary)]]
+    text = "\n".join([tables.markdown(head, rows), *lines, ""])
+    write_atomically(run.summary.with_suffix(".md"), text.encode())
     write_atomically(run.summary.with_suffix(".tex"), tables.tex(head, rows).encode())
     write_atomically(run.summary, json.dumps(summary, indent=1, allow_nan=False).encode() + b"\n")
     return summary
@@ -87,12 +95,33 @@ def _common_families(records: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str
     return {name: what for name, what in common.items() if what is not None}, lines
 
 
+def _skipped(records: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """{measure: {why: images that it could not judge}} over all shards."""
+    found: dict[str, dict[str, int]] = {}
+    for record in records.values():
+        for measure, reasons in record.get("skipped", {}).items():
+            total = found.setdefault(measure, {})
+            for why, images in reasons.items():
+                total[why] = total.get(why, 0) + images
+    return dict(sorted(found.items(), key=lambda item: tables.order(item[0])))
+
+
+def _not_judged(summary: Mapping[str, Any]) -> list[str]:
+    """A line for each measure that could not judge some images."""
+    return [
+        f"{tables.metric(measure).label}: n/a for {images:,} of {summary['images']:,} images: {why}"
+        for measure, reasons in summary["not_judged"].items()
+        for why, images in reasons.items()
+    ]
+
+
 def _belongs(column: str, families: Mapping[str, str]) -> bool:
     """Whether a column is no metric, or one of these families."""
     kind, _, rest = column.partition("-")
     if kind in ("prediction", "top1", "top5"):
         return any(f"net:{rest.removesuffix(end)}" in families for end in ("", "-reference", "-start"))
-    return column in ("key", "label") or column in families
+    # another weights' LPIPS is a family of its own, msssim-3 a column of its family
+    return column in ("key", "label", *families) or kind in families
 
 
 def _columns(records: Mapping[str, Mapping[str, Any]], families: Mapping[str, str]) -> dict[str, list[Any]]:
@@ -137,9 +166,9 @@ def _means(columns: Mapping[str, list[Any]], seed: int) -> dict[str, dict[str, A
             continue
         entry: dict[str, Any] = {
             "n": ends.n,
-            "mean": _finite(ends.mean),
-            "low": _finite(ends.low),
-            "high": _finite(ends.high),
+            "mean": finite(ends.mean),
+            "low": finite(ends.low),
+            "high": finite(ends.high),
         }
         entry["interval"] = ends.method
         if not share and len(values):
@@ -152,72 +181,6 @@ def _means(columns: Mapping[str, list[Any]], seed: int) -> dict[str, dict[str, A
             }
         found[name] = entry | ({"infinite": infinite} if infinite else {})
     return found
-
-
-def _distances(
-    results: Results, records: Mapping[str, Mapping[str, Any]], network: str, seed: int
-) -> dict[str, dict[str, Any]]:
-    """Frechet and kernel distance of restored images to references, in a network's features."""
-    sets = [_Set(results, records, f"{network}/{which}") for which in ("restored", "reference")]
-    if any(one.n < 2 for one in sets):
-        return {}
-    moments, pools = zip(*(one.gather(seed) for one in sets), strict=True)
-    counts = {"n": sets[0].n, "n_reference": sets[1].n}
-    dim = int(moments[0].sum.numel())
-    few = (
-        {"note": f"fewer images than features ({dim}): biased upward"} if min(counts.values()) <= dim else {}
-    )
-    mmd = kernel(pools[0], pools[1], seed)
-    names = ("fid", "kid") if network == "inception" else (f"fd-{network}", f"kd-{network}")
-    return {
-        names[0]: {**counts, "value": _finite(frechet(*moments)), **few},
-        names[1]: {
-            **counts,
-            "value": _finite(mmd.value),
-            "std": _finite(mmd.std),
-            "subsets": mmd.subsets,
-            "subset_size": mmd.size,
-        },
-    }
-
-
-class _Set:
-    """Features of one kind over all shards, read shard by shard."""
-
-    def __init__(self, results: Results, records: Mapping[str, Mapping[str, Any]], tensor: str) -> None:
-        self.tensor = tensor
-        self.files = [
-            str(features_path(results.run, name))
-            for name, record in records.items()
-            if tensor in record["features"]
-        ]
-        self.n = 0
-        for path in self.files:
-            with safe_open(path, "pt") as file:
-                self.n += file.get_slice(tensor).get_shape()[0]
-
-    def gather(self, seed: int) -> tuple[Moments, torch.Tensor]:
-        """The moments of all, and the features of at most `POOL` images, drawn where there are more."""
-        wanted = torch.arange(self.n)
-        if self.n > POOL:
-            wanted = (
-                torch.randperm(self.n, generator=torch.Generator().manual_seed(seed))[:POOL].sort().values
-            )
-        total: Moments | None = None
-        pool, start = [], 0
-        for path in self.files:
-            with safe_open(path, "pt") as file:
-                features = file.get_tensor(self.tensor)
-            part = Moments(features)
-            if total is None:
-                total = part
-            else:
-                total += part
-            inside = wanted[(wanted >= start) & (wanted < start + len(features))]
-            pool.append(features[inside - start])
-            start += len(features)
-        assert total is not None
-        return total, torch.cat(pool)
 
 
 def render(summary: Mapping[str, Any]) -> str:
@@ -237,13 +200,10 @@ def render(summary: Mapping[str, Any]) -> str:
     for name, entry in summary["metrics"].items():
         if "note" in entry:
             lines.append(f"{tables.metric(name).label}: {entry['note']}")
+    lines += [*tables.legend(summary["metrics"]), *_not_judged(summary)]
     if summary["left_out"]:
         lines.append(f"left out: {', '.join(summary['left_out'])}; summary.json says how to get them")
     if shards["missing"]:
         lines.append(f"{len(shards['missing'])} finished shards are not evaluated yet")
     lines += [f"note: {note}" for note in summary["notes"][:10]]
     return "\n".join("".join(c if c.isprintable() or c == "\n" else "?" for c in line) for line in lines)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -15,15 +15,19 @@ class Metric:
 
     Attributes:
         label: its name in tables.
-        better: higher, lower, or nothing.
+        better: higher, lower, zero (the nearer to it), or nothing.
         digits: after the point; None: four significant ones.
         factor: what its values are multiplied by.
+        about: what it is, in a line.
+        shown: whether tables have it; files always do.
     """
 
     label: str
     better: str = ""
     digits: int | None = 4
     factor: float = 1.0
+    about: str = ""
+    shown: bool = True
 
     def text(self, value: float | None) -> str:
         """A value as tables show it."""
@@ -32,18 +36,58 @@ class Metric:
         value *= self.factor
         return f"{value:.4g}" if self.digits is None else f"{value:.{self.digits}f}"
 
-    def heading(self, arrows: tuple[str, str] = ("↑", "↓")) -> str:
-        arrow = {"higher": f" {arrows[0]}", "lower": f" {arrows[1]}"}.get(self.better, "")
-        return f"{self.label}{arrow}"
+    def heading(self, arrows: tuple[str, str, str] = ("↑", "↓", "→0")) -> str:
+        arrow = dict(zip(("higher", "lower", "zero"), arrows, strict=True)).get(self.better)
+        return self.label if arrow is None else f"{self.label} {arrow}"
+
+    @property
+    def direction(self) -> str:
+        """Which values are good, in words."""
+        return {"zero": "best at 0"}.get(self.better, f"{self.better} is better" if self.better else "")
+
+    def best(self, values: Iterable[float]) -> float | None:
+        """The best of values; None where there is none, or no better and worse."""
+        known = list(values)
+        choose = {"higher": max, "lower": min, "zero": lambda v: min(v, key=abs)}.get(self.better)
+        return choose(known) if choose is not None and known else None
 
 
+_FLAT = (
+    "restored over reference, power of the luminance from a quarter to half a cycle a pixel; blur is negative"
+)
 _KNOWN = {
-    "psnr": Metric("PSNR [dB]", "higher", 2),
-    "ssim": Metric("SSIM", "higher"),
-    "lpips": Metric("LPIPS", "lower"),
-    "misfit": Metric("misfit"),
-    "fid": Metric("FID", "lower", 2),
-    "kid": Metric("KID x1000", "lower", 3, 1000),
+    "psnr": Metric("PSNR [dB]", "higher", 2, about="mean square error of the pixels"),
+    "ssim": Metric("SSIM", "higher", about="structure in windows of 11 pixels"),
+    "msssim": Metric("MS-SSIM", "higher", about="SSIM at five scales"),
+    "msssim-3": Metric(
+        "MS-SSIM, 3 scales", "higher", about="SSIM at the three finest scales, for images below 176 pixels"
+    ),
+    "haarpsi": Metric("HaarPSI", "higher", about="likeness of edges, by Haar wavelets"),
+    "gmsd": Metric("GMSD", "lower", about="how unevenly the gradients differ"),
+    "flip": Metric("FLIP", "lower", about="difference seen when the two images alternate on a screen"),
+    "lpips": Metric("LPIPS", "lower", about="difference of AlexNet's features, weighted by what people saw"),
+    "dists": Metric("DISTS", "lower", about="difference of VGG's features in structure and texture"),
+    "spectrum": Metric("last octave [dB]", "zero", 2, about=_FLAT),
+    "niqe": Metric(
+        "NIQE (own photos)",
+        "lower",
+        2,
+        about="how far from photos' statistics, without a reference; fitted on this project's photos",
+    ),
+    "niqe-reference": Metric(
+        "NIQE (own photos) of references", "", 2, about="what the references themselves have"
+    ),
+    "patch-fd": Metric(
+        "patch FD",
+        "lower",
+        None,
+        about="Frechet distance of EfficientNet-Lite0's features of patches, 784 a photo",
+    ),
+    "patch-kd": Metric("patch KD", "lower", None, about="kernel distance of the same features, 64 a photo"),
+    "misfit": Metric("misfit", about="distance to the measurement; good near the noise level"),
+    "misfit_ratio": Metric("misfit / noise", digits=2, about="over the noise level told; should be about 1"),
+    "fid": Metric("FID", "lower", 2, about="Frechet distance of Inception's features"),
+    "kid": Metric("KID x1000", "lower", 3, 1000, about="kernel distance of Inception's features"),
 }
 
 
@@ -52,24 +96,34 @@ def metric(name: str) -> Metric:
     if name in _KNOWN:
         return _KNOWN[name]
     kind, _, rest = name.partition("-")
-    if kind == "lpips":
-        return Metric(f"LPIPS ({rest.replace('-', ' ')})", "lower")
+    if kind in ("lpips", "dists"):
+        return replace(_KNOWN[kind], label=f"{_KNOWN[kind].label} ({rest.replace('-', ' ')})")
+    if kind == "spectrum":
+        octave = int(rest) if rest.isdecimal() else 0
+        label = f"octave 1/{2 ** (octave + 1)} to 1/{2**octave} [dB]"
+        return Metric(label, "zero", 2, about="the same of this octave, in cycles a pixel", shown=False)
     if kind == "fd":
-        return Metric(f"FD-{rest}", "lower", None)
+        return Metric(f"FD-{rest}", "lower", None, about="Frechet distance of this network's features")
     if kind == "kd":
-        return Metric(f"KD-{rest} x1000", "lower", 3, 1000)
+        return Metric(f"KD-{rest} x1000", "lower", 3, 1000, "kernel distance of this network's features")
     if kind in ("top1", "top5"):
         of = next((which for which in ("reference", "start") if rest.endswith(f"-{which}")), "")
         network = rest.removesuffix(f"-{of}") if of else rest
-        return Metric(f"top-{kind[3]} [%] ({network}){f' of {of}' if of else ''}", "higher", 1, 100)
+        label = f"top-{kind[3]} [%] ({network}){f' of {of}' if of else ''}"
+        return Metric(label, "higher", 1, 100, "share of images whose class the network names")
     return Metric(name)
 
 
+ORDER = (
+    *("psnr", "ssim", "msssim", "haarpsi", "gmsd", "flip", "lpips", "dists", "spectrum", "niqe", "misfit"),
+    *("patch", "fid", "kid", "fd", "kd", "top1", "top5"),
+)
+
+
 def order(name: str) -> tuple[int, str]:
-    """Sorts metrics as papers list them."""
-    kinds = ("psnr", "ssim", "lpips", "misfit", "fid", "kid", "fd", "kd", "top1", "top5")
+    """Sorts metrics: those of the pixels first, as papers list them, then those of the eye, then those of sets."""
     kind = name.partition("-")[0]
-    return (kinds.index(kind) if kind in kinds else len(kinds), name)
+    return (ORDER.index(kind) if kind in ORDER else len(ORDER), name)
 
 
 def value_of(entry: Mapping[str, Any]) -> float | None:
@@ -81,14 +135,28 @@ def summary_rows(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]
     """Headings and rows of one run's table."""
     rows = []
     for name, entry in summary["metrics"].items():
-        shown = metric(name)
+        one = metric(name)
+        if not one.shown:
+            continue
         spread = "-"
         if entry.get("low") is not None:
-            spread = f"{shown.text(entry['low'])} .. {shown.text(entry['high'])}"
+            spread = f"{one.text(entry['low'])} .. {one.text(entry['high'])}"
         elif entry.get("std") is not None and "value" in entry:
-            spread = f"± {shown.text(entry['std'])} over {entry['subsets']} subsets"
-        rows.append([shown.heading(), shown.text(value_of(entry)), spread, f"{entry['n']}"])
+            spread = f"± {one.text(entry['std'])} over {entry['subsets']} subsets"
+        rows.append([one.heading(), one.text(value_of(entry)), spread, f"{entry['n']}"])
     return ["metric", "mean", "95 % interval", "images"], rows
+
+
+def legend(metrics: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
+    """A line for each metric that a table shows: what it is, which values are good, what it can tell apart."""
+    lines = []
+    for name, entry in metrics.items():
+        one = metric(name)
+        halves = (entry or {}).get("halves")
+        apart = f"two halves of the references are {one.text(halves)} apart" if halves is not None else ""
+        if one.shown and (text := "; ".join(filter(None, (one.about, one.direction, apart)))):
+            lines.append(f"{one.label}: {text}")
+    return lines
 
 
 def plain(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

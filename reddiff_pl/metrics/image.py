@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+from typing import TYPE_CHECKING
 
 import torch
-from deepinv.physics import Physics
 from torch import Tensor
 
-from reddiff_pl.physics.binding import measured, measurement_scale
+from reddiff_pl.metrics.scale import unit
+
+if TYPE_CHECKING:
+    from deepinv.physics import Physics
 
 REACH = 5  # of SSIM's window of 11 pixels to either side
 BLOCK = 512  # pixels a side that SSIM is computed of at a time
@@ -24,7 +27,7 @@ def psnr(image: Tensor, reference: Tensor) -> Tensor:
     if image.dtype == reference.dtype == torch.uint8:  # exact, in half the memory
         square = (image.int() - reference.int()).square().flatten(1)
         return -10 * (square.sum(1).double() / (square.shape[1] * 255**2)).log10()
-    error = _unit(image) - _unit(reference)
+    error = unit(image) - unit(reference)
     return -10 * error.square().flatten(1).mean(1).log10()
 
 
@@ -61,18 +64,13 @@ def ssim(image: Tensor, reference: Tensor) -> Tensor:
 
 def _similarity(image: Tensor, reference: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Sum of the map over a block, (B,), whose window sums are rows @ block @ columns^T."""
-    a, b = _unit(image), _unit(reference)
+    a, b = unit(image), unit(reference)
     mean_a, mean_b, mean_aa, mean_bb, mean_ab = (rows @ v @ columns.T for v in (a, b, a * a, b * b, a * b))
     c1, c2 = 0.01**2, 0.03**2
     var_a, var_b, cov = mean_aa - mean_a**2, mean_bb - mean_b**2, mean_ab - mean_a * mean_b
     numerator = (2 * mean_a * mean_b + c1) * (2 * cov + c2)
     denominator = (mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2)
     return (numerator / denominator).flatten(1).sum(1)
-
-
-def _unit(images: Tensor) -> Tensor:
-    """float64 on the [0, 1] scale."""
-    return images.double() / 255 if images.dtype == torch.uint8 else images.double()
 
 
 @functools.lru_cache(maxsize=32)
@@ -100,6 +98,8 @@ def misfit(x: Tensor, y: Tensor, physics: Physics) -> Tensor:
         y: measurements, (B, ...).
         physics: the operator, its per-image parameters bound.
     """
+    from reddiff_pl.physics.binding import measured, measurement_scale  # deepinv
+
     square = (y - physics.A(x)).abs().square().flatten(1).sum(1)
     moved, _ = measured(physics, x)
     return (square / moved.flatten(1).sum(1).clamp(min=1)).sqrt() / measurement_scale(physics)

@@ -34,23 +34,14 @@ class Metric:
     hint: str = ""
 
 
-KNOWN = {
-    one.name: one
-    for one in (
-        Metric("psnr", "PSNR", "dB", 1, 2, "higher is better"),
-        Metric("ssim", "SSIM", "", 1, 3, "higher is better"),
-        Metric("lpips", "LPIPS", "", -1, 3, "lower is better"),
-        Metric("misfit", "Data misfit", "", -1, 4, "distance to the measurement"),
-        Metric("misfit_ratio", "Misfit / noise", "", 0, 2, "over the noise level told; should be about 1"),
-    )
-}
-
-
 def _metric(name: str) -> Metric:
     shown = tables.metric(name)
-    better = {"higher": 1, "lower": -1}.get(shown.better, 0)
-    hint = f"{shown.better} is better" if better else ""
-    return Metric(name, clean(shown.label, 60), "", better, 3, hint)
+    label, _, unit = shown.label.partition(" [")
+    # tables call no misfit the best, since it should be the noise's; images are ordered by it all the same
+    better = -1 if name == "misfit" else {"higher": 1, "lower": -1}.get(shown.better, 0)
+    digits = 4 if shown.digits is None else shown.digits
+    hint = "; ".join(filter(None, (shown.direction, shown.about)))
+    return Metric(name, clean(label, 60), clean(unit.rstrip("]"), 20), better, digits, hint)
 
 
 @dataclass
@@ -80,7 +71,7 @@ class Rows:
     def shown(self) -> list[Metric]:
         """The metrics that any row has, the known ones first."""
         found = [name for name, values in self.metrics.items() if not np.isnan(values).all()]
-        return [KNOWN.get(name) or _metric(name) for name in sorted(found, key=tables.order)]
+        return [_metric(name) for name in sorted(found, key=tables.order) if tables.metric(name).shown]
 
 
 def read_rows(results: Results, limit: int = ROWS_READ) -> Rows:

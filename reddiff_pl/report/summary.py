@@ -82,7 +82,9 @@ def read_summary(run: Run, columns: Mapping[str, Any]) -> Summary:
             spread = f"{shown.text(low)} to {shown.text(high)}"
         elif (deviation := number(entry.get("std"))) is not None:
             spread = f"± {shown.text(deviation)}"
-        hint = f"{shown.better} is better" if shown.better else ""
+        hint = "; ".join(filter(None, (shown.about, shown.direction)))
+        if (halves := number(entry.get("halves"))) is not None:
+            hint = f"{hint}; two halves of the references are {shown.text(halves)} apart"
         if isinstance(entry.get("note"), str):
             hint = f"{hint}; {clean(entry['note'])}" if hint else clean(entry["note"])
         summary.sets.append(OfSet(clean(shown.label), hint, shown.text(value), spread, int(images)))

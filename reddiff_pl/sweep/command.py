@@ -50,12 +50,13 @@ _EPILOG = """example:
 
 @dataclass
 class _Request:
-    """What is to be done: the cells of `grid` in `out`, each with the options `base`."""
+    """What is to be done: the cells of `grid` in `out`, each with the options `base`, and judged by `metrics`."""
 
     out: Path
     grid: list[Varied]
     cells: list[Cell]
     base: list[str]
+    metrics: str | None
 
 
 def sweep(argv: list[str]) -> int:
@@ -99,6 +100,10 @@ def _request(argv: list[str]) -> _Request:
         help="an option of restore and its values: a,b or [a, b], in YAML; config=a.yaml,b.yaml varies a whole file. "
         "May be given several times",
     )
+    parser.add_argument(
+        "--metrics",
+        help="judge each cell by reddiff evaluate, too: its --metrics, comma-separated, or all",
+    )
     given, base = parser.parse_args(argv[:split]), argv[split + 1 :]
     if not base:
         raise ConfigError("give the options of restore behind --, as in: --vary seed=0,1 -- --config ...")
@@ -109,7 +114,7 @@ def _request(argv: list[str]) -> _Request:
     if option(base, "overwrite") and place(option(base, "rank"), option(base, "world"))[1] > 1:
         raise ConfigError("--overwrite: one of several processes cannot; delete OUT before they start")
     grid = varied(given.vary)
-    return _Request(Path(given.out), grid, cells(grid), base)
+    return _Request(Path(given.out), grid, cells(grid), base, given.metrics)
 
 
 def run_cells(argv: list[str]) -> int:
@@ -205,6 +210,11 @@ def _restore(request: _Request, cell: Cell) -> Outcome:
     try:
         cli = _parsed(options(cell, request.grid, request.base, request.out))
         code = restore_with(cli)
+        if request.metrics is not None:
+            from reddiff_pl.evaluation.command import evaluate
+
+            metrics = [] if request.metrics == "all" else ["--metrics", request.metrics]
+            evaluate([str(request.out / cell.name), *metrics, "--rank=0", "--world=1"])
         return outcome(Run(request.out / cell.name), [s.name for s in cli.datamodule.all_shards], code)
     except ConfigError as error:
         return Outcome(BAD_CONFIGURATION, str(error))

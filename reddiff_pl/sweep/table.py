@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,31 +63,41 @@ def outcome(run: Run, names: Sequence[str], code: int) -> Outcome:
         ", ".join(notes),
         totals.restored,
         totals.failed,
-        totals.sums.means(),
+        totals.sums.means() | _evaluated(run, totals.restored),
         seconds / images if images else None,
     )
+
+
+def _evaluated(run: Run, images: int) -> dict[str, float]:
+    """What `reddiff evaluate` found; nothing where it did not see all images."""
+    try:
+        summary = json.loads(run.summary.read_bytes())
+        if summary["images"] != images:
+            return {}
+        values = {name: tables.value_of(entry) for name, entry in summary["metrics"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+    return {name: float(value) for name, value in values.items() if value is not None}
 
 
 def best(outcomes: Mapping[str, Outcome], metric: str) -> set[str]:
     """Names of the best cells by a metric; none where it has no better and worse, or there is one cell only."""
     values = {name: done.means[metric] for name, done in outcomes.items() if metric in done.means}
-    better = tables.metric(metric).better
-    if not better or len(values) < 2:
-        return set()
-    top = max(values.values()) if better == "higher" else min(values.values())
-    return {name for name, value in values.items() if value == top}
+    top = tables.metric(metric).best(values.values())
+    return {name for name, value in values.items() if value == top} if len(values) > 1 else set()
 
 
 def metrics(outcomes: Mapping[str, Outcome]) -> list[str]:
     """Those of all cells, as papers list them."""
-    return sorted({metric for done in outcomes.values() for metric in done.means}, key=tables.order)
+    found = {metric for done in outcomes.values() for metric in done.means}
+    return sorted((metric for metric in found if not metric.endswith("-reference")), key=tables.order)
 
 
 def _table(
     grid: Sequence[Varied], cells: Sequence[Cell], outcomes: Mapping[str, Outcome], mark: str
 ) -> tuple[list[str], list[list[str]]]:
     """Headings and rows in the order of the grid, the best value of each metric as `mark` says."""
-    shown = metrics(outcomes)
+    shown = [metric for metric in metrics(outcomes) if tables.metric(metric).shown]
     tops = {metric: best(outcomes, metric) for metric in shown}
     noted = any(outcomes.get(cell.name, Outcome(note="-")).note for cell in cells)
     head = [
@@ -149,6 +160,7 @@ def write(
     write_atomically(out / "sweep.csv", file.getvalue().encode())
     text = f"Options of every cell: `{shlex.join(base)}`\n\n"
     text += tables.markdown(*_table(grid, cells, outcomes, "**{}**"))
+    text += "".join(f"\n- {line}" for line in tables.legend(dict.fromkeys(shown))) + "\n"
     if warning := _warning(outcomes):
         text += f"\n{warning}"
     write_atomically(out / "sweep.md", text.encode())

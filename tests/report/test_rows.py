@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from reddiff_pl.report.rows import KNOWN, Rows, choose, drawn, from_records
+from reddiff_pl.report.rows import Rows, _metric, choose, drawn, from_records
 
-PSNR, MISFIT = KNOWN["psnr"], KNOWN["misfit"]
+PSNR, MISFIT = _metric("psnr"), _metric("misfit")
 
 
 def rows_of(values, shards: int = 1, metric: str = "psnr") -> Rows:
