@@ -223,6 +223,8 @@ def check_parameters(physics: Physics, shape: Shape, params: Mapping[str, Tensor
         buffer = buffers[name]
         expected = allowed.get(name) or [tuple(value.shape if buffer is None else buffer.shape[1:])]
         exact = name in allowed
+        if value.is_complex() and expected[0][:1] == (1,) and value.ndim and not exact:
+            expected = [(len(value), *expected[0][1:])]  # as many coils as an acquisition has
         if not any(_fits(tuple(value.shape), fit, shape, exact) for fit in expected):
             raise SampleError(
                 f"{name} has shape {tuple(value.shape)}, expected {' or '.join(map(str, expected))} for an image "

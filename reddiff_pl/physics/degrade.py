@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import threading
@@ -184,6 +185,24 @@ class Degradation:
             )
         channels, height, width = shape
         return channels, height, width
+
+    @torch.no_grad()
+    def in_its_numbers(
+        self, y: Tensor, given: Mapping[str, Tensor], size: tuple[int, int] | None = None
+    ) -> Tensor:
+        """A measurement of complex numbers, (...), as the operator has them.
+
+        Operators such as deepinv's MRI take real and imaginary part one after the other, (2, ...); k-space of a single
+        coil may come as (H, W) or (1, H, W), of several as (coils, H, W). Other measurements stay as they are.
+        """
+        if not y.is_complex():
+            return y
+        parts = torch.stack([y.real, y.imag])
+        for candidate in (parts, parts.squeeze(1)):
+            with contextlib.suppress(SampleError):
+                self.image_shape(candidate, given, size)
+                return candidate
+        return y
 
     @torch.no_grad()
     def accept(

@@ -111,6 +111,7 @@ def prepare(
             # [0, 1] in the operator's own range
             y = degradation.scale * decode.unit_tensor(picture) - (degradation.scale - 1)
         size = None if reference is None else (reference.height, reference.width)
+        y = degradation.in_its_numbers(y, given, size)
         y, params, shape = degradation.accept(y, raw.key, given, size)
         if reference is not None and size != shape[1:]:
             raise SampleError(
