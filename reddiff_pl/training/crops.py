@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
+
+from reddiff_pl.shards.picture import Picture, unit
 
 
 def scales(smallest: int, largest: int, count: int) -> list[int]:
@@ -21,8 +22,8 @@ def scales(smallest: int, largest: int, count: int) -> list[int]:
     return sorted({round(smallest * ratio**i) for i in range(count)}, reverse=True)
 
 
-def reduced(picture: Image.Image, sides: Sequence[int]) -> list[np.ndarray]:
-    """A photo at several scales, as (H, W, C) uint8; Lanczos, from the photo itself each time, reducing only.
+def reduced(picture: Picture, sides: Sequence[int]) -> list[np.ndarray]:
+    """A photo at several scales, as (H, W, C); Lanczos, from the photo itself each time, reducing only.
 
     Args:
         picture: the photo.
@@ -32,8 +33,7 @@ def reduced(picture: Image.Image, sides: Sequence[int]) -> list[np.ndarray]:
     for side in sides:
         ratio = side / min(picture.size)
         size = (max(round(picture.width * ratio), side), max(round(picture.height * ratio), side))
-        level = picture if ratio >= 1 else picture.resize(size, Image.Resampling.LANCZOS)
-        array = np.asarray(level)
+        array = (picture if ratio >= 1 else picture.resized(*size)).pixels
         out.append(array[..., None] if array.ndim == 2 else array)
     return out
 
@@ -43,8 +43,8 @@ class Pyramid:
     """Photos at several scales, one behind the other in memory, so that any crop is one gather.
 
     Attributes:
-        pixels: uint8, (bytes,): for each level and photo its (H, W, C).
-        start: first byte of each, long (L, P).
+        pixels: (values,), uint8, or float32 on the [0, 1] scale: for each level and photo its (H, W, C).
+        start: where each begins, long (L, P).
         height: in pixels, long (L, P).
         width: in pixels, long (L, P).
         cumulative: cumulative probability of the levels, float32 (L,).
@@ -60,8 +60,10 @@ class Pyramid:
 
     @classmethod
     def of(cls, photos: Sequence[Sequence[np.ndarray]], probabilities: Sequence[float]) -> Pyramid:
-        """Stack photos, each a list of its levels (H, W, C)."""
+        """Stack photos, each a list of its levels (H, W, C); uint8 where all are, else as floats."""
         arrays = [photo[level] for level in range(len(probabilities)) for photo in photos]
+        if any(array.dtype != np.uint8 for array in arrays):
+            arrays = [unit(array) for array in arrays]
         shape = (len(probabilities), len(photos))
         sizes = torch.tensor([array.size for array in arrays])
         return cls(
@@ -103,4 +105,9 @@ class Pyramid:
         pixel = row[:, :, None] * width[:, None, None] + column[:, None, :]
         index = start[:, None, None] + pixel * self.channels
         crops = self.pixels[index[..., None] + torch.arange(self.channels, device=device)]
-        return (crops.float() / 127.5 - 1).permute(0, 3, 1, 2)
+        return centred(crops).permute(0, 3, 1, 2)
+
+
+def centred(images: Tensor) -> Tensor:
+    """uint8, or floats on the [0, 1] scale, as float32 that is [-1, 1] there."""
+    return images.float() / 127.5 - 1 if images.dtype == torch.uint8 else 2 * images.float() - 1

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from reddiff_pl.priors.base import per_image
 from reddiff_pl.seeding import stream_seed
+from reddiff_pl.shards.picture import shown
+from reddiff_pl.training.crops import centred
 
 Eps = Callable[[Tensor, Tensor], Tensor]
 """eps(x_t (B, C, H, W), t long (B,)) -> (B, C, H, W)."""
@@ -23,7 +25,7 @@ def eps_mse(
 
     Args:
         eps: the network.
-        x: images, uint8 (N, C, H, W).
+        x: images, (N, C, H, W), uint8, or floats on the [0, 1] scale.
         abar: (T,).
         timesteps: t to look at.
         seed: of the noise.
@@ -38,7 +40,7 @@ def eps_mse(
         total = torch.zeros((), dtype=torch.float64, device=x.device)
         for images, noise in zip(x.split(batch_size), z.split(batch_size), strict=True):
             noise = noise.to(x.device)
-            x_t = alpha * (images.float() / 127.5 - 1) + sigma * noise
+            x_t = alpha * centred(images) + sigma * noise
             predicted = eps(x_t, torch.full((len(images),), t, device=x.device))
             total += (predicted.float() - noise).square().sum(dtype=torch.float64)
         out[t] = (total / z.numel()).item()
@@ -78,10 +80,11 @@ def samples(eps: Eps, shape: Sequence[int], abar: Tensor, steps: int, seed: int 
 
 
 def grid(images: Tensor) -> Tensor:
-    """(B, C, H, W) in [-1, 1] side by side in a square, uint8 (C, rows H, columns W)."""
+    """(B, C, H, W) in [-1, 1] side by side in a square, uint8 (1 or 3, rows H, columns W), as they can be shown."""
+    pictures = shown((images + 1) / 2)
     columns = math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
-    _, c, h, w = images.shape
+    _, c, h, w = pictures.shape
     out = torch.zeros(rows * columns, c, h, w, dtype=torch.uint8)
-    out[: len(images)] = ((images + 1) * 127.5).round().clamp(0, 255).byte().cpu()
+    out[: len(images)] = pictures.cpu()
     return out.reshape(rows, columns, c, h, w).permute(2, 0, 3, 1, 4).reshape(c, rows * h, columns * w)

@@ -111,13 +111,9 @@ class PriorTraining(LightningModule):
         if not validate_t or not all(0 <= t < T for t in validate_t):
             raise ConfigError(f"--model.validate_t: must be timesteps in 0..{T - 1}, got {validate_t}")
         size = config.sample_size
-        if (
-            not isinstance(size, int)
-            or config.in_channels not in (1, 3)
-            or config.out_channels != config.in_channels
-        ):
+        if not isinstance(size, int) or config.in_channels < 1 or config.out_channels != config.in_channels:
             raise ConfigError(
-                "--model.network: must have one number as sample_size and 1 or 3 channels, the same in and out"
+                "--model.network: must have one number as sample_size, and as many channels in as out"
             )
         self.shape = (config.in_channels, size, size)
         self.lr, self.betas, self.weight_decay = lr, betas, weight_decay

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from reddiff_pl.errors import ConfigError, SampleError
 from reddiff_pl.shards import decode, metadata
+from reddiff_pl.shards.picture import Picture, unit
 from reddiff_pl.shards.plan import plan
 from reddiff_pl.shards.reader import Failure, RawSample, read_shard
 from reddiff_pl.training.augment import Augmentation
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 class PhotoCrops(LightningDataModule):
     """Photos in memory at several scales, and a held-out part as whole photos.
+
+    Arrays (KEY.npy, (C, H, W) floats on the [0, 1] scale) are trained on as they are, of any number of channels.
 
     A photo's scale is its short side in pixels after reduction (Lanczos; photos are never enlarged); a crop lies
     anywhere in it. Whole held-out photos are centre-cropped to a square and reduced to the network's size, as
@@ -130,6 +132,8 @@ class PhotoCrops(LightningDataModule):
         self.pyramid = Pyramid.of(photos, self.probabilities)
         shape = (0, self.channels, self.size, self.size)
         heldout = heldout[: self.max_heldout]
+        if any(whole.dtype != torch.uint8 for whole in heldout):
+            heldout = [whole / 255 if whole.dtype == torch.uint8 else whole for whole in heldout]
         self.heldout = torch.stack(heldout) if heldout else torch.empty(shape, dtype=torch.uint8)
         log.info(
             "%d photos to train on at short sides %d..%d, %d held out",
@@ -137,11 +141,11 @@ class PhotoCrops(LightningDataModule):
         )
 
     def _prepare(self, raw: RawSample | Failure) -> list[np.ndarray] | Tensor | str:
-        """A photo's levels; a held-out photo whole, uint8 (C, H, W); or why it cannot be used."""
+        """A photo's levels; a held-out photo whole, (C, H, W); or why it cannot be used."""
         if isinstance(raw, Failure):
             return f"{raw.key}: {raw.reason}"
         try:
-            name = next((s for s in decode.IMAGE_MEMBERS if s in raw.members), None)
+            name = next((s for s in (*decode.IMAGE_MEMBERS, "npy") if s in raw.members), None)
             if name is None:
                 raise SampleError(
                     f"no image such as KEY.jpg among {', '.join(sorted(raw.members)) or 'nothing'}"
@@ -152,15 +156,20 @@ class PhotoCrops(LightningDataModule):
                 else {}
             )
             content = decode.member_bytes(raw.members[name])
-            picture = decode.image(content, name, self.channels).on_white()
+            if name == "npy":
+                picture = decode.array_image(content, name, self.channels)
+            else:
+                picture = decode.image(content, name, self.channels).on_white()
+            if self.channels in (1, 3) and picture.source.bits:
+                picture = Picture(np.asarray(picture.pil()), picture.source)  # 8 bits are enough of a photo
             whole = decode.fitted(picture, self.size, self.size, name)
             if min(picture.size) < self.scales[-1]:
                 raise SampleError(f"{name} is smaller than data.min_scale {self.scales[-1]}")
         except SampleError as error:
             return f"{raw.key}: {' '.join(str(error).split())}"
         if self._is_held_out(raw.key, meta):
-            return _chw(whole.pil())
-        return reduced(picture.pil(), self.scales)
+            return _chw(whole)
+        return reduced(picture, self.scales)
 
     def _is_held_out(self, key: str, meta: dict[str, Any]) -> bool:
         modulus, remainder = self.holdout
@@ -179,8 +188,8 @@ class _Steps(IterableDataset):
         return itertools.count()
 
 
-def _chw(picture: Image.Image) -> Tensor:
-    array = np.asarray(picture)
+def _chw(picture: Picture) -> Tensor:
+    array = picture.pixels if picture.pixels.dtype == np.uint8 else unit(picture.pixels)
     return torch.from_numpy(array[None].copy() if array.ndim == 2 else array.transpose(2, 0, 1).copy())
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 from helpers import png, write_shard
-from PIL import Image
 from tiny import NETWORK
 
 from reddiff_pl.priors.base import linear_abar
+from reddiff_pl.shards.picture import Picture, Source
 from reddiff_pl.training import heldout
 from reddiff_pl.training.averages import Averages
 from reddiff_pl.training.budget import Budget
@@ -37,7 +37,7 @@ def test_scales_are_geometric():
 
 
 def test_reduced_never_enlarges_and_keeps_the_aspect():
-    picture = Image.fromarray(np.zeros((40, 60, 3), dtype=np.uint8))
+    picture = Picture(np.zeros((40, 60, 3), dtype=np.uint8), Source("photo", 8, 3))
     assert [level.shape for level in reduced(picture, [80, 40, 20])] == [
         (40, 60, 3),
         (40, 60, 3),
