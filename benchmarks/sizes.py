@@ -52,9 +52,9 @@ def jobs(count: int) -> Iterator[tuple[str, list[tuple[int, int]]]]:
     mixed = [tuple(map(int, random.integers(200, 1201, 2))) for _ in range(count)]
     side = round((sum(h * w for h, w in mixed) / count) ** 0.5)
     yield "warm", [(64, 64)] * 9 + [(200, 333), (100, 90)]
+    yield "24 megapixels", [(4000, 6000)]
     yield "equal", [(side, side)] * count
     yield "mixed", [(h, w) for h, w in mixed]
-    yield "24 megapixels", [(4000, 6000)]
 
 
 def windows(sizes: list[tuple[int, int]]) -> int:
@@ -103,14 +103,8 @@ def main(argv: list[str] | None = None) -> int:
             torch.cuda.reset_peak_memory_stats()
         code = restore(
             [
-                *(
-                    "--config",
-                    shipped("tasks/denoising.yaml"),
-                    "--data.shards",
-                    str(shard),
-                    "--out",
-                    str(out),
-                ),
+                *("--config", shipped("tasks/denoising.yaml"), "--data.shards", str(shard)),
+                *("--out", str(out)),
                 *("--data.fit", "whole", "--data.batch_size", str(options.batch_size), "--data.workers", "8"),
                 *("--evaluations", str(options.evaluations)),
             ]
@@ -120,11 +114,13 @@ def main(argv: list[str] | None = None) -> int:
         account = json.loads(next(out.rglob("accounts/*.json")).read_text())
         pixels, seconds = sum(h * w for h, w in sizes), account["seconds"]
         network = each * windows(sizes) * options.evaluations
-        rows.append(
+        row = (
             f"{name}: {len(sizes)} images, {pixels / 1e6:.1f} MP, {seconds:.2f} s, {pixels / 1e6 / seconds:.2f} MP/s, "
             f"network {network:.2f} s ({1 - network / seconds:.0%} outside), "
             f"peak {account.get('peak_memory_gib')} GiB, {account['metrics']}"
         )
+        print(row, flush=True)
+        rows.append(row)
     print("\n".join(rows))
     return 0
 

@@ -163,12 +163,14 @@ class UNet(Prior):
             return [most] * -(-images // most)
         sizes = [most] * (images // most)
         left = images % most
+        least = most // 16 if sizes else 1  # beside full batches some padding is nothing
         while left:
             size = 1 << (left - 1).bit_length()  # the next power of two
             if size > most:
                 size = most
             elif left < 0.75 * size:  # two evaluations are less work than one that is padded by so much
                 size //= 2
+            size = max(size, least)
             sizes.append(size)
             left -= min(size, left)
         return sizes

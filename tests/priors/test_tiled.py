@@ -12,7 +12,9 @@ from networks import noise, tiny_unet
 from torch import Tensor
 
 from reddiff_pl.errors import ConfigError
+from reddiff_pl.physics import Denoising
 from reddiff_pl.priors import Gaussian, Prior, Tiled, UNet, linear_abar
+from reddiff_pl.samplers import REDDiff, SeededNoise, run
 
 SIZES = [(96, 80), (37, 53), (16, 33), (17, 16), (16, 16), (12, 40), (9, 9)]
 
@@ -102,6 +104,23 @@ def test_no_seams(t: int) -> None:
     assert inside.diff(dim=0).abs().max() < 0.02 and inside.diff(dim=1).abs().max() < 0.02
     # without overlap every border is one, and some pixels have nothing else
     assert Tiled(Border(), overlap=0).eps(numbered(64, 64), torch.tensor([t]))[0, 0, 1:-1, 1:-1].max() > 0.4
+
+
+@torch.no_grad()
+def test_no_period_of_the_windows() -> None:
+    """Gradients of restored noise have no rhythm along the columns: windows leave no lines behind."""
+    height, width, prior = 64, 352, Tiled(UNet(precision="32"))
+    y = 0.2 * noise(3, 3, height, width)
+    x = run(
+        *(REDDiff(steps=8, t_max=500, lr=0.2), y, Denoising(), prior, SeededNoise(0, list("abc"))),
+        noise_std=torch.full((3,), 0.2),
+    )
+    profile = (x.diff(dim=-1).abs().mean((0, 1, 2)) + x.diff(dim=-2).abs().mean((0, 1, 2))[:-1])[16:-16]
+    place = torch.arange(len(profile))
+    step = (width - 64) / 6  # of seven windows
+    for period in (step, step / 2, 64.0):
+        wave = torch.exp(2j * torch.pi * place / period)
+        assert 2 * ((profile - profile.mean()) * wave).mean().abs() / profile.mean() < 0.02
 
 
 def test_an_image_does_not_depend_on_its_batch() -> None:

@@ -6,15 +6,18 @@ import random
 import signal
 import time
 
-from helpers import CONFIGS, restored_keys, write_shard
+import numpy as np
+from helpers import CONFIGS, png, restored_keys, write_shard
 from run_tasks import TINY, alive, assert_everything_once, tars, tiny_shards, wait_until, written
 
 
-def kill_at_random(tasks, command, out, kills: int, pause: float) -> int:
+def kill_at_random(
+    tasks, command, out, kills: int, pause: float, ends: frozenset[int] | set[int] = frozenset({0})
+) -> int:
     """Rounds of one, two and three tasks, each killed at a random time after the round's first written sample.
 
     A task that ends before its turn has found nothing left to do. Ends after `kills` kills, or when the run is
-    finished; returns how many it were.
+    finished, with the exit code `ends`; returns how many it were.
     """
     chance = random.Random(0)
     done = rounds = 0
@@ -30,8 +33,8 @@ def kill_at_random(tasks, command, out, kills: int, pause: float) -> int:
             time.sleep(chance.uniform(0, pause))
             tasks.kill(pid)
         codes = [tasks.wait(pid) for pid in running]
-        assert set(codes) <= {0, -signal.SIGKILL}
-        if not any(codes):
+        assert set(codes) <= {0, ends, -signal.SIGKILL}
+        if -signal.SIGKILL not in codes:
             break
         done += codes.count(-signal.SIGKILL)
     print(f"{done} kills in {rounds} rounds")
@@ -82,3 +85,25 @@ def test_kills_with_the_bundled_prior(tasks, tmp_path, photos):
     assert [tasks.wait(pid) for pid in running] == [0, 0, 0]
     assert tars(out) == tars(tmp_path / "calm")
     assert [key for i in range(3) for key in restored_keys(out / "shards" / f"{i}.tar")] == names[:18]
+
+
+def test_kills_among_many_sizes(tasks, tmp_path):
+    """Ten sizes in a shard, restored together: the same bytes whatever was killed."""
+    random = np.random.default_rng(0)
+    sides = [(16, 16), (20, 31), (9, 5), (40, 17), (16, 33), (24, 24), (5, 40), (31, 20), (17, 16), (35, 35)]
+    samples = []
+    for i in range(30):
+        picture = random.integers(0, 255, (*sides[7 * i % 10], 3), dtype=np.uint8)
+        # some that fail, at their own places
+        samples.append((f"{i:03d}", {"png": png(picture)[: 100 if i % 11 == 5 else None]}))
+    shard = write_shard(tmp_path / "in.tar", samples)
+    command = [
+        *("restore", *TINY, "--data.fit=whole", "--model.sampler.init_args.steps=40"),
+        *("--data.batch_size=7", "--data.shards", shard),
+    ]
+    assert tasks.run(*command, "--out", tmp_path / "calm") == 3
+    out = tmp_path / "chaos"
+    kill_at_random(tasks, command, out, kills=3, pause=0.2, ends=3)
+    assert tasks.run(*command, "--out", out) == 3
+    assert tars(out) == tars(tmp_path / "calm")
+    assert restored_keys(out / "shards" / "in.tar") == [f"{i:03d}" for i in range(30) if i % 11 != 5]
