@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
-import yaml
 from PIL import Image
 from torch import Tensor
 
@@ -27,6 +26,7 @@ from reddiff_pl.evaluation.outputs import (
     names_in,
     to_tensor,
 )
+from reddiff_pl.files import plain_yaml
 from reddiff_pl.shards import decode, metadata
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import read_sidecar
@@ -154,8 +154,8 @@ class Results:
 
     def _read_config(self) -> dict[str, Any]:
         try:
-            config = yaml.safe_load(self.run.config.read_bytes())
-        except (OSError, yaml.YAMLError) as error:
+            config = plain_yaml(self.run.config.read_bytes())
+        except (OSError, ValueError) as error:
             self.notes.append(f"{self.run.config} cannot be read: {' '.join(str(error).split())}")
             return {}
         return config if isinstance(config, dict) else {}

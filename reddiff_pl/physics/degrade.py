@@ -233,6 +233,8 @@ class Degradation:
         if not torch.isfinite(y).all():
             raise SampleError("the measurement holds NaN or infinite values")
         physics = self.bound(params, shape)
+        if y.is_complex():
+            _check_kind(y, physics.A(torch.zeros(1, *shape)))
         self._check_range(y, physics, shape)
         return self._clear_unmeasured(y, physics, shape), params, shape
 
@@ -255,9 +257,19 @@ class Degradation:
         nothing_there = torch.zeros(1, *shape)
         self._measure(physics, nothing_there)
         moved, nothing = measured(physics, nothing_there)
+        _check_kind(y, nothing)
         return torch.where(moved[0], y, nothing[0])
 
 
 def _shape(x: Tensor) -> Shape:
     channels, height, width = x.shape
     return channels, height, width
+
+
+def _check_kind(y: Tensor, expected: Tensor) -> None:
+    if y.is_complex() != expected.is_complex():
+        kinds = {True: "complex", False: "real"}
+        raise SampleError(
+            f"the measurement holds {kinds[y.is_complex()]} numbers, but the operator with its parameters measures "
+            f"{kinds[expected.is_complex()]} ones"
+        )

@@ -10,6 +10,7 @@ from reddiff_pl.errors import ConfigError
 from reddiff_pl.exit_codes import ALL_RESTORED, CRASHED, SOME_FAILED
 from reddiff_pl.exporting.command import export_to, inputs_of
 from reddiff_pl.exporting.target import check
+from reddiff_pl.files import clear_leftovers
 from reddiff_pl.logs import log_to
 from reddiff_pl.restoring.batch_size import choose
 from reddiff_pl.restoring.config import batch_size_there, clear, guard
@@ -146,6 +147,12 @@ def tell_inputs(data: ShardDataModule, then: str = "") -> None:
 def summary(run: Run, data: ShardDataModule) -> int:
     """Say what became of this task's shards. Judged by the shards themselves: a loop may end early in silence."""
     totals = total(run, [shard.name for shard in data.shards])
+    if not data.rank:  # what killed tasks left
+        cleared = clear_leftovers(run.out, below=False) + sum(
+            map(clear_leftovers, (run.shards, run.accounts))
+        )
+        if cleared:
+            log.info("%d files of killed tasks were deleted", cleared)
     log.info("%s -> %s", totals.line(), run.shards)
     if totals.far:
         log.warning("%s", far_line(totals.far, totals.restored))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -9,9 +10,8 @@ import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import yaml
-
 from reddiff_pl.errors import ConfigError
+from reddiff_pl.files import plain_yaml, temporary_file
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.lock import ShardLock, holder
 
@@ -39,17 +39,18 @@ def guard(
     mark = f"# folder: {folder}\n" if folder else ""
     text = f"# prior_sha256: {prior_sha256}\n{mark}{resolved}"
     run.out.mkdir(parents=True, exist_ok=True)
-    temporary = run.config.with_name(f".config.{os.getpid()}")
-    temporary.write_text(text)
+    with temporary_file(run.config) as file:
+        file.write(text.encode())
+        file.flush()
+        with contextlib.suppress(FileExistsError):  # the first task wins, and it is never half written
+            os.link(file.name, run.config)
+            return
     try:
-        # fails if it is there: the first task wins, and it is never half written
-        os.link(temporary, run.config)
-        return
-    except FileExistsError:
-        pass
-    finally:
-        temporary.unlink()
-    there, mine = _identity(run.config.read_text()), _identity(text)
+        there = _identity(run.config.read_bytes().decode())
+    except (ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"--out: {run.config} cannot be read ({reason}); choose another --out") from error
+    mine = _identity(text)
     if there.pop("folder") != mine.pop("folder"):
         raise ConfigError(
             f"--data.images, --data.measured: the files in the folder are not those that {run.out} was begun with; "
@@ -71,8 +72,8 @@ def guard(
 def batch_size_there(run: Run) -> int | None:
     """The batch size of the run in OUT; None where there is none yet."""
     try:
-        size = yaml.safe_load(run.config.read_text())["data"]["batch_size"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        size = plain_yaml(run.config.read_bytes())["data"]["batch_size"]
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     return size if isinstance(size, int) and size > 0 else None
 
@@ -103,7 +104,7 @@ def clear(run: Run) -> None:
 
 def _identity(text: str) -> dict[str, Any]:
     """What two configurations are compared by, flat."""
-    config = yaml.safe_load(text)
+    config = plain_yaml(text)
     flat = dict(_flatten("model", config.get("model") or {}))
     flat["seed"] = config.get("seed")
     data = config.get("data") or {}

@@ -22,13 +22,14 @@ from reddiff_pl.physics.noise import MeasurementNoise, NoNoise
 from reddiff_pl.restoring.batch import Batch, Entry, collate
 from reddiff_pl.restoring.inputs import Inputs, check_estimate
 from reddiff_pl.shards.decode import MAX_PIXELS
-from reddiff_pl.shards.headers import image_values
+from reddiff_pl.shards.headers import decoding_bytes, image_values
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import finished, read_sidecar, total
 from reddiff_pl.shards.lock import holder
 from reddiff_pl.shards.placement import place
 from reddiff_pl.shards.plan import Shard, assigned
 from reddiff_pl.shards.reader import Failure, RawSample, Reading, read_shard
+from reddiff_pl.shards.room import Room
 from reddiff_pl.shards.samples import Sample, label_of, prepare
 from reddiff_pl.shards.writer import ShardWriter
 
@@ -61,6 +62,7 @@ class ShardDataModule(LightningDataModule):
         fit: what becomes of clean images: crop to `size`, the middle of them, or whole, each at its own size.
         workers: decoding threads, one core each.
         max_sample_mib: a sample whose files are larger, in MiB, fails.
+        decode_mib: about how much memory decoding takes at once, in MiB; what needs more is decoded alone.
         sigma_y: noise level, on the [0, 1] scale, that is assumed where KEY.json of a measurement has no `sigma_y`;
             "estimate" finds it from each measurement. Default: that of the model's noise.
         max_pixels: pictures of more pixels are refused before they are decoded.
@@ -93,6 +95,7 @@ class ShardDataModule(LightningDataModule):
         fit: Literal["crop", "whole"] = "crop",
         workers: int = 2,
         max_sample_mib: int = 512,
+        decode_mib: int = 1024,
         sigma_y: float | Literal["estimate"] | None = None,
         max_pixels: int = MAX_PIXELS,
         out: str | None = None,
@@ -112,6 +115,7 @@ class ShardDataModule(LightningDataModule):
             "batch_size": batch_size,
             "workers": workers,
             "max_sample_mib": max_sample_mib,
+            "decode_mib": decode_mib,
             "limit": limit,
             "max_pixels": max_pixels,
         }.items():
@@ -131,6 +135,7 @@ class ShardDataModule(LightningDataModule):
         self.batch_size = 0 if batch_size == "auto" else batch_size  # 0: to be set before the first batch
         self.workers, self.limit, self.max_pixels = workers, limit, max_pixels
         self.max_sample_mib = max_sample_mib
+        self.room = Room(decode_mib << 20)
         self.run = Run(out) if out is not None else None
         self.degradation = Degradation(physics, noise or NoNoise(), shape, seed, sigma_y, fit, sides)
         self.retry_failed = retry_failed
@@ -307,7 +312,8 @@ class ShardDataModule(LightningDataModule):
             return raw
         try:
             self.inputs.given.add_to(raw)
-            sample = prepare(raw, self.degradation, self.max_pixels, self.invert_mask, self.rounding)
+            with self.room.taken(decoding_bytes(raw)):
+                sample = prepare(raw, self.degradation, self.max_pixels, self.invert_mask, self.rounding)
             for note in sample.source.notes if sample.source is not None else ():
                 log.warning("key %s: %s", raw.key, note)
             if self.classes:

@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from reddiff_pl.devices.copies import Download, Pace
-from reddiff_pl.errors import ConfigError
+from reddiff_pl.errors import ConfigError, Stopped
 from reddiff_pl.physics import MeasurementNoise, bind
 from reddiff_pl.priors import Prior, Tiled
 from reddiff_pl.priors.tiled import windowed
@@ -137,6 +137,7 @@ class Restoration(LightningModule):
         self._say_windows(batch.groups)
         forms = [Form.of(sample, self.prior.shape[0], self.output) for sample in batch.samples]
         largest = max(len(group.keys) for group in batch.groups)
+        refused: dict[int, str] = {}
         while True:
             try:
                 parts = [
@@ -149,10 +150,37 @@ class Restoration(LightningModule):
                     rows //= 2
                 if not rows:
                     raise
+            except (Stopped, ConfigError, OSError, torch.AcceleratorError):
+                raise
+            except Exception as error:
+                parts, refused = self._one_by_one(batch.groups, forms, error)
+                break
             torch.cuda.empty_cache()  # outside the handler, which keeps the failed step's tensors alive
             self._rows = rows
             log.warning("out of memory: from here on %d images at a time, in batches of %d", rows, batch.size)
-        return Restored(parts, [sample.x is not None for sample in batch.samples], forms)
+        return Restored(parts, [sample.x is not None for sample in batch.samples], forms, refused)
+
+    def _one_by_one(
+        self, groups: list[Group], forms: Sequence[Form], error: Exception
+    ) -> tuple[list[Part], dict[int, str]]:
+        """Each sample alone, after the batch failed: what one of them makes an operator raise is that one's failure.
+
+        Raises:
+            Exception: `error`, where all of several fail: it is not a sample's.
+        """
+        parts, refused = [], {}
+        alone = [group.rows(i, i + 1) for group in groups for i in range(len(group.keys))]
+        for group in alone:
+            try:
+                parts += self._restore([group], forms)
+            except (Stopped, ConfigError, OSError, torch.OutOfMemoryError, torch.AcceleratorError):
+                raise
+            except Exception as own:
+                what = " ".join(str(own).split())[:300]
+                refused[group.places[0]] = f"cannot be restored ({type(own).__name__}: {what})"
+        if len(refused) == len(alone) > 1:
+            raise error
+        return parts, refused
 
     def _at_once(self, groups: list[Group]) -> list[list[Group]]:
         """What is restored together: all groups of a batch, unless memory has run out."""

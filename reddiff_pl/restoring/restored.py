@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from deepinv.physics import Physics
 from torch import Tensor
 
 from reddiff_pl.devices.copies import Download
+from reddiff_pl.errors import SampleError
 from reddiff_pl.metrics import misfit, psnr, ssim
 from reddiff_pl.restoring.divergence import refuse_divergence
 from reddiff_pl.restoring.written import Form
@@ -47,27 +48,40 @@ class Restored:
         parts: all of them.
         referenced: which samples have a reference.
         forms: how their images are written.
+        refused: samples that have no part, and why.
     """
 
-    def __init__(self, parts: list[Part], referenced: list[bool], forms: list[Form]) -> None:
-        self.referenced, self.forms = referenced, forms
+    def __init__(
+        self,
+        parts: list[Part],
+        referenced: list[bool],
+        forms: list[Form],
+        refused: Mapping[int, str] | None = None,
+    ) -> None:
+        self.referenced, self.forms, self.refused = referenced, forms, refused or {}
         self._where = {place: (part, row) for part in parts for row, place in enumerate(part.places)}
 
     def images(self, i: int) -> dict[str, Tensor]:
         """The images of sample i, once they have arrived on the CPU; written in the form `forms[i]`."""
+        if i in self.refused:
+            return {}
         part, row = self._where[i]
         return {name: rows[row] for name, rows in part.images.wait().items()}
 
     def extras(self, i: int) -> dict[str, Tensor]:
         """The other files of sample i, once they have arrived on the CPU."""
+        if i in self.refused:
+            return {}
         part, row = self._where[i]
         return {name: rows[row] for name, rows in part.extras.wait().items()}
 
     def check(self, i: int) -> None:
         """
         Raises:
-            SampleError: sample i diverged, or its result is not finite.
+            SampleError: sample i could not be restored, diverged, or its result is not finite.
         """
+        if i in self.refused:
+            raise SampleError(self.refused[i])
         part, row = self._where[i]
         found = part.divergence.wait()
         refuse_divergence(int(found["first"][row]), bool(found["broken"][row]))

@@ -181,11 +181,12 @@ class _Contents:
         return content, None
 
     def _sparse(self, header: tarfile.TarInfo, pieces: list[tuple[int, int]]) -> bytes:
-        end, stored = 0, 0
+        pieces = [(offset, size) for offset, size in pieces if size]  # unused places of the map
+        end = 0
         for offset, size in pieces:
             if size < 0 or offset < end or offset + size > header.size:
                 raise tarfile.ReadError(f"damaged tar (the map of {header.name[:200]}, which is sparse)")
-            end, stored = offset + size, stored + size
+            end = offset + size
         if len(pieces) > SPARSE_PIECES:
             raise tarfile.ReadError(f"damaged tar ({header.name[:200]} in more than {SPARSE_PIECES} pieces)")
         self.source.skip_to(header.offset_data)
@@ -321,7 +322,7 @@ class _Source:
                 return True
             zeros += len(block)
             if zeros > PADDING_BYTES:
-                raise tarfile.ReadError(f"more than {PADDING_BYTES} zeros after the end mark")
+                raise TrailingBytes(f"more than {PADDING_BYTES} zeros follow its end mark")
         return False
 
     def _say(self) -> None:

@@ -243,6 +243,8 @@ def _parameters(
     for name in parameter_names(degradation.physics):
         if f"{name}.npy" in raw.members:
             given[name] = decode.array(decode.member_bytes(raw.members[f"{name}.npy"]), f"{name}.npy")
+            if name in binary and given[name].is_complex():
+                raise SampleError(f"{name}.npy holds complex numbers, expected zeros and ones")
         elif member := image_member(raw.members, f"{name}."):
             content = decode.member_bytes(raw.members[member])
             given[name] = decode.unit_tensor(decode.image(content, member, 1, max_pixels))

@@ -12,9 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from reddiff_pl.errors import ConfigError
+from reddiff_pl.files import plain_yaml
 from reddiff_pl.shards.failures import Kinds, add_kind, count_failure
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import Sums, read_sidecar
@@ -130,12 +129,12 @@ def planned_shards(run: Run) -> dict[str, int]:
         ConfigError: there is no config.yaml, or its inputs are not there.
     """
     try:
-        data = yaml.safe_load(run.config.read_bytes())["data"]
+        data = plain_yaml(run.config.read_bytes())["data"]
         named = {name: data.get(name) for name in ("shards", "images", "measured", "params")}
         shards = plan(**named, out=run.out)
     except OSError as error:
         raise ConfigError(f"{error.filename or run.config}: {error.strerror}") from error
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{run.config} cannot be read") from error
     return {shard.name: len(shard.images or ()) for shard in shards}
 

@@ -18,7 +18,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from reddiff_pl.errors import OutputError
-from reddiff_pl.files import sha256, sync_folder, write_atomically
+from reddiff_pl.files import same_file, sha256, sync_folder, temporary_file, write_atomically
 from reddiff_pl.shards import metadata, tar
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import Sums, finished, read_sidecar
@@ -191,15 +191,14 @@ class ShardWriter:
     def _leave_out(self, keys: set[str]) -> None:
         """Write the shard anew without some samples."""
         partial = self.run.partial(self.name)
-        temporary = partial.with_name(f".{partial.name}.{os.getpid()}")
-        with open(partial, "rb") as old, open(temporary, "wb") as new:
+        with open(partial, "rb") as old, temporary_file(partial) as new:
             for key, (start, end) in _extents(partial).items():
                 if key not in keys:
                     old.seek(start)
                     new.write(old.read(end - start))
             new.flush()
             os.fsync(new.fileno())
-        os.replace(temporary, partial)
+            os.replace(new.name, partial)
         os.close(self._fd)
         self._fd = os.open(partial, os.O_RDWR)
         os.lseek(self._fd, 0, os.SEEK_END)
@@ -215,6 +214,11 @@ class ShardWriter:
         Raises:
             OutputError: a file cannot be written; the shard stays a .partial.
         """
+        if not same_file(self.run.partial(self.name), self._fd):
+            raise OutputError(
+                f"{self.run.partial(self.name)} was deleted or replaced while this task wrote it; what it held of this "
+                "shard is lost, run the same command again"
+            )
         try:
             if keys := self._withdrawn & self.done:
                 self._leave_out(keys)
