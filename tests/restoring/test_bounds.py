@@ -11,7 +11,9 @@ import struct
 import subprocess
 import sys
 import tarfile
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from PIL import Image
 from reddiff_pl.errors import OutputError
 from reddiff_pl.files import clear_leftovers, temporary_file, write_atomically
 from reddiff_pl.shards.layout import Run
+from reddiff_pl.shards.room import Room
 from reddiff_pl.shards.tar import END
 from reddiff_pl.shards.writer import ShardWriter
 
@@ -136,11 +139,11 @@ def large_png(side: int) -> bytes:
 def test_memory_has_a_bound(tmp_path):
     """1.5 GiB above what a normal run takes, whatever the tar says of itself."""
     one = write_shard(tmp_path / "normal.tar", [("a", {"png": PICTURE})]).read_bytes()[: -len(END)]
-    large = large_png(7000)
+    large = large_png(5000)
     shards = {
         "normal.tar": one + END,
         "sparse.tar": b"".join(sparse(f"s{i}.png", 12 << 30) for i in range(8)) + one + END,
-        "sparse_within.tar": b"".join(sparse(f"s{i}.png", 300 << 20) for i in range(4)) + one + END,
+        "sparse_within.tar": b"".join(sparse(f"s{i}.png", 300 << 20) for i in range(2)) + one + END,
         "bomb.tar.gz": gzipped(header("s.png", 12 << 26), 12, one + END),
         "pax.tar.gz": gzipped(one + header("x", 64 << 26, tarfile.XHDTYPE), 64, END),
         "name.tar": one + header("x", 4 << 30, tarfile.GNUTYPE_LONGNAME) + bytes(1 << 20),
@@ -172,6 +175,22 @@ def test_memory_has_a_bound(tmp_path):
         [account(tmp_path / "out" / str(i), name.partition(".")[0]) for i, name in enumerate(shards)]
     )
     assert "--data.max_sample_mib" in reasons and "a header of more than" in reasons
+
+
+def test_what_is_decoded_at_once_has_room():
+    """Small ones beside each other, a large one alone."""
+    room, inside, most = Room(10), [], []
+
+    def decode(size: int) -> None:
+        with room.taken(size):
+            inside.append(size)
+            most.append(sum(inside))
+            time.sleep(0.002)
+            inside.remove(size)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(decode, [4, 6, 3, 25, 4, 4, 2, 10, 7, 1, 25] * 5))
+    assert len(most) == 55 and max(most) == 25 and all(size <= 10 or size == 25 for size in most)
 
 
 # --- nothing stays -----------------------------------------------------------------------------------------------
