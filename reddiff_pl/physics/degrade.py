@@ -7,6 +7,7 @@ import copy
 import math
 import threading
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -71,6 +72,17 @@ class Degradation:
             self._local.physics = copy.deepcopy(self.physics)
         bind(self._local.physics, {name: value[None] for name, value in params.items()}, shape or self.shape)
         return self._local.physics
+
+    @cached_property
+    def picture_channels(self) -> int:
+        """Channels of a measurement that comes as a picture, as the operator makes them: 1 where it makes grey."""
+        told = measurement_shape(self.physics, self.shape)
+        if told is None:
+            try:
+                told = tuple(self.bound(self._configured).A(torch.zeros(1, *self.shape)).shape[1:])
+            except Exception:  # any operator may be named; one that wants parameters first is not asked
+                return self.shape[0]
+        return told[0] if len(told) == 3 and told[0] in (1, 3) else self.shape[0]
 
     def parameters(
         self, key: str, given: Mapping[str, Tensor], shape: Shape | None = None

@@ -104,9 +104,10 @@ def prepare(
         else:
             name = image_member(members, "y.")
             content = decode.member_bytes(members[name])
-            picture = decode.image(content, name, channels, max_pixels)
+            picture = decode.image(content, name, degradation.picture_channels, max_pixels)
             source, depth = picture.source, picture.source.bits
-            grey = source.channels == 1 and channels == 3
+            # what an operator makes of colours in one channel is not to stay grey
+            grey = source.channels == 1 and degradation.picture_channels == 3
             given = {**parameters_of_file(degradation.physics, content), **given}
             # [0, 1] in the operator's own range
             y = degradation.scale * decode.unit_tensor(picture) - (degradation.scale - 1)

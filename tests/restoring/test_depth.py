@@ -169,3 +169,22 @@ def test_the_best_of_several_is_the_one_of_the_smallest_misfit(reddiff, tmp_path
         assert np.array_equal(
             decode.image(members[f"i{i}.png"], "best").pixels, each[int(np.argmin(misfits))]
         )
+
+
+@pytest.mark.parametrize("operator", ["ours", "deepinv"])
+def test_a_grey_picture_of_an_operator_that_makes_grey_becomes_colours(operator):
+    """An old photo to colourise comes as one channel, and its image has three; elsewhere grey stays grey."""
+    import deepinv
+
+    from reddiff_pl.physics import Colorization, Degradation, Denoising, NoNoise, UnitRange
+    from reddiff_pl.restoring.written import Form
+    from reddiff_pl.shards.reader import RawSample
+    from reddiff_pl.shards.samples import prepare
+
+    physics = Colorization() if operator == "ours" else UnitRange(deepinv.physics.Decolorize())
+    raw = RawSample(0, "old", {"y.png": save(Image.fromarray(BYTES[..., 0]), "PNG")})
+    sample = prepare(raw, Degradation(physics, NoNoise(), (3, SIDE, SIDE), 0))
+    assert sample.y.shape == (1, SIDE, SIDE) and sample.shape == (3, SIDE, SIDE)
+    assert not Form.of(sample, 3).grey
+    sample = prepare(raw, Degradation(Denoising(), NoNoise(), (3, SIDE, SIDE), 0))
+    assert sample.y.shape == (3, SIDE, SIDE) and Form.of(sample, 3).grey
