@@ -44,6 +44,8 @@ class Job:
 def job(stage: str, task: str, class_name: str, settings: m.Settings) -> Job:
     backward = {"DPS": 3.0, "PiGDM": 3.0}.get(class_name, 1.0)
     evaluations = settings.get("steps", 20) * (2 if settings.get("antithetic") else 1)
+    for name in ("draws", "ode_steps", "denoise_steps", "travel_repeats"):
+        evaluations *= settings.get(name, 1)
     return Job(stage, task, class_name, json.dumps(settings, sort_keys=True), backward * evaluations)
 
 
@@ -98,8 +100,12 @@ def shipped(task: str) -> tuple[str, m.Settings]:
     return (own.get("class_path") or sampler["class_path"]).rpartition(".")[2], settings
 
 
-def with_evaluations(settings: m.Settings, evaluations: int) -> m.Settings:
-    return {**settings, "steps": evaluations // (2 if settings.get("antithetic") else 1)}
+def with_evaluations(class_name: str, settings: m.Settings, evaluations: int) -> m.Settings:
+    """The settings that the sampler itself makes of a number of evaluations."""
+    from reddiff_pl import samplers
+
+    made = vars(getattr(samplers, class_name)(**settings).with_evaluations(evaluations))
+    return {**settings, **{name: made[name] for name in ("steps", "draws") if name in made}}
 
 
 def table_jobs(out: Path) -> Iterable[Job]:
@@ -125,4 +131,4 @@ def table_jobs(out: Path) -> Iterable[Job]:
         curves += [(method, choices[0]) for method, choices in general.items()]
         for class_name, settings in curves:
             for evaluations in m.EVALUATIONS:
-                yield job("table", task, class_name, with_evaluations(settings, evaluations))
+                yield job("table", task, class_name, with_evaluations(class_name, settings, evaluations))

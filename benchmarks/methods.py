@@ -68,18 +68,7 @@ def halve(settings: Settings) -> Settings:
 
 
 PAPER = {"steps": 100, "lr": 0.1, "lam": 0.25}
-PROXIMAL: Settings = {
-    "steps": 100,
-    "antithetic": False,
-    "t_max": 500,
-    "t_min": 1,
-    "lr": 0.5,
-    "momentum": 0.5,
-    "lam": 1e-4,
-    "noise_weight": 0.6,
-    "local_variance": 0.0,
-    "average": 0.1,
-}
+PROXIMAL: Settings = {"steps": 20, "antithetic": True}
 ADAM: Settings = {
     "steps": 100,
     "grid": "geometric",
@@ -100,6 +89,19 @@ METHODS: dict[str, tuple[str, list[Settings]]] = {
     "PiGDM": ("PiGDM", grid({"steps": 100}, eta=[0.3, 1.0], lam=[0.3, 1.0, 3.0])),
     "DDRM": ("DDRM", grid({}, steps=[20, 100], eta=[0.5, 0.85, 1.0], eta_b=[1.0])),
     "DiffPIR": ("DiffPIR", grid({"steps": 100}, lam=[1.0, 4.0, 15.0], zeta=[0.1, 0.4, 1.0])),
+    "DDNM+": ("DDNM", grid({"steps": 100}, eta=[0.5, 0.85, 1.0])),
+    "PnP-DM": (
+        "PnPDM",
+        grid({"average": 0.5, "rho_min": 0.1}, steps=[20], denoise_steps=[5], decay=[0.7, 0.8])
+        + grid({"average": 0.5, "decay": 0.9}, steps=[50], denoise_steps=[2], rho_min=[0.05, 0.1, 0.3]),
+    ),
+    "DAPS": (
+        "DAPS",
+        [
+            {"steps": 100, "ode_steps": 1, "langevin_steps": 30, "eta": eta, "tau": tau}
+            for eta, tau in ((5e-5, 0.01), (3e-4, 0.03), (2e-3, 0.1))
+        ],
+    ),
     "RED-diff, paper": ("REDDiff", [PAPER]),
     "REDDiff": (
         "REDDiff",
@@ -126,25 +128,25 @@ METHODS: dict[str, tuple[str, list[Settings]]] = {
                 44,
                 [
                     PROXIMAL,
-                    {**PROXIMAL, "antithetic": True},
-                    {**PROXIMAL, "antithetic": True, "local_variance": 0.01, "noise_weight": 0.8},
+                    {**PROXIMAL, "r_max": 0.3},
+                    {**PROXIMAL, "r_max": 1.2},
                     {
                         **PROXIMAL,
-                        "antithetic": True,
-                        "local_variance": 0.03,
-                        "noise_weight": 1.0,
-                        "lr": 0.9,
+                        "r_max": 0.6,
+                        "local_variance": 0.01,
+                        "momentum": 0.3,
+                        "lr_schedule": "sqrt",
                     },
                 ],
-                steps=[100],
-                antithetic=[False, True],
-                t_max=[200, 300, 500, 800, 999],
-                t_min=[1, 3, 10],
-                lr=[0.3, 0.5, 0.7, 0.9],
-                momentum=[0.3, 0.5, 0.7],
-                lam=[1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2],
-                noise_weight=[0.4, 0.6, 0.8, 1.0],
-                local_variance=[0.0, 0.0, 0.01, 0.03],
+                steps=[20],
+                antithetic=[True],
+                r_max=[0.15, 0.3, 0.6, 1.2, 2.5, 8.0],
+                r_min=[None, 0.02, 0.05],
+                lr_schedule=["constant", "sqrt"],
+                momentum=[0.0, 0.3, 0.5],
+                lam=[1e-8, 1e-5, 1e-3],
+                noise_weight=[0.5, 0.7, 0.9],
+                local_variance=[None, 0.0, 0.003, 0.01],
                 average=[0.1, 0.2],
             )
         ],

@@ -12,7 +12,10 @@ from typing import Any
 from benchmarks import methods as m
 from benchmarks.jobs import Job, best, job, mean, shipped, with_evaluations
 
-DIFFUSION = ("DPS", "PiGDM", "DDRM", "DiffPIR", "RED-diff, paper", "RED-diff, shipped")
+DIFFUSION = (
+    *("DPS", "PiGDM", "DDRM", "DiffPIR", "DDNM+", "PnP-DM", "DAPS"),
+    *("RED-diff, paper", "RED-diff, shipped"),
+)
 COLUMNS = ("A_dagger", "classical", *DIFFUSION)
 
 
@@ -74,7 +77,10 @@ def _curves(out: Path, picture: Path) -> str:
     lines.append("|" + "---|" * (len(m.EVALUATIONS) + 2))
     for axis, task in zip(axes[0], m.CURVES, strict=True):
         for name, (class_name, settings) in {"paper": ("REDDiff", m.PAPER), "shipped": shipped(task)}.items():
-            runs = [job("table", task, class_name, with_evaluations(settings, n)) for n in m.EVALUATIONS]
+            runs = [
+                job("table", task, class_name, with_evaluations(class_name, settings, n))
+                for n in m.EVALUATIONS
+            ]
             values = [run.result(out) for run in runs]
             lines.append(
                 f"| {task} | {name} | " + " | ".join(f"{mean(v):.2f}" if v else "-" for v in values) + " |"
@@ -108,7 +114,7 @@ def _settings(out: Path) -> str:
     """The chosen settings, a line a task and method."""
     lines = []
     for task in m.TASKS:
-        for column in ("DPS", "PiGDM", "DDRM", "DiffPIR"):
+        for column in DIFFUSION[:-2]:
             if tuned := best(out, task, column):
                 chosen = ", ".join(f"{k} {v}" for k, v in sorted(json.loads(tuned.settings).items()))
                 lines.append(f"- {task}, {column}: {chosen}")

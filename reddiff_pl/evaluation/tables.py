@@ -48,11 +48,8 @@ class Metric:
     def best(self, values: Iterable[float]) -> float | None:
         """The best of values; None where there is none, or no better and worse."""
         known = list(values)
-        if not known or not self.better:
-            return None
-        return (
-            max(known) if self.better == "higher" else min(known, key=abs if self.better == "zero" else None)
-        )
+        choose = {"higher": max, "lower": min, "zero": lambda v: min(v, key=abs)}.get(self.better)
+        return choose(known) if choose is not None and known else None
 
 
 _FLAT = (
@@ -69,6 +66,7 @@ _KNOWN = {
     "gmsd": Metric("GMSD", "lower", about="how unevenly the gradients differ"),
     "flip": Metric("FLIP", "lower", about="difference seen when the two images alternate on a screen"),
     "lpips": Metric("LPIPS", "lower", about="difference of AlexNet's features, weighted by what people saw"),
+    "dists": Metric("DISTS", "lower", about="difference of VGG's features in structure and texture"),
     "spectrum": Metric("last octave [dB]", "zero", 2, about=_FLAT),
     "niqe": Metric(
         "NIQE (own photos)",
@@ -98,8 +96,8 @@ def metric(name: str) -> Metric:
     if name in _KNOWN:
         return _KNOWN[name]
     kind, _, rest = name.partition("-")
-    if kind == "lpips":
-        return replace(_KNOWN[kind], label=f"LPIPS ({rest.replace('-', ' ')})")
+    if kind in ("lpips", "dists"):
+        return replace(_KNOWN[kind], label=f"{_KNOWN[kind].label} ({rest.replace('-', ' ')})")
     if kind == "spectrum":
         octave = int(rest) if rest.isdecimal() else 0
         label = f"octave 1/{2 ** (octave + 1)} to 1/{2**octave} [dB]"
@@ -117,7 +115,7 @@ def metric(name: str) -> Metric:
 
 
 ORDER = (
-    *("psnr", "ssim", "msssim", "haarpsi", "gmsd", "flip", "lpips", "spectrum", "niqe", "misfit"),
+    *("psnr", "ssim", "msssim", "haarpsi", "gmsd", "flip", "lpips", "dists", "spectrum", "niqe", "misfit"),
     *("patch", "fid", "kid", "fd", "kd", "top1", "top5"),
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from deepinv.physics import Physics
+from deepinv.physics import LinearPhysics, Physics
 from torch import Tensor
 
 from reddiff_pl.errors import ConfigError
@@ -46,3 +46,10 @@ class Compose(Physics):
         for part in reversed(self.parts):
             y = part.A_dagger(y)
         return y
+
+
+def is_linear(physics: Physics) -> bool:
+    """Whether an operator is known to be linear: by its class, or as a composition of such ones."""
+    if isinstance(physics, Compose):
+        return all(is_linear(part) for part in physics.parts)
+    return isinstance(physics, LinearPhysics)

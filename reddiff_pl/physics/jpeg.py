@@ -172,6 +172,10 @@ class JPEG(SameSize, Physics):
     def A_dagger(self, y: Tensor, **kwargs: Any) -> Tensor:
         return y.clone()
 
+    def stand_in(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """What y says of each pixel, and the standard deviation left open beside y's noise, both (B, C, H, W)."""
+        return y.clone(), torch.zeros_like(y)
+
     def _code(self, plane: Tensor, table: Tensor) -> Tensor:
         """Levels 0..255 (B, C, H, W) through the DCT and its rounding, tables (B or 1, 1 or C, 8, 8)."""
         height, width = plane.shape[-2:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from deepinv.physics import Physics
 from torch import Tensor
 
 from reddiff_pl.errors import ConfigError
+from reddiff_pl.physics.phasing import Frames, retrieve
 
 
 class PhaseRetrieval(Physics):
@@ -50,6 +52,34 @@ class PhaseRetrieval(Physics):
         pad = x.shape[-2] // 4 if self.pad is None else self.pad
         centred = torch.fft.ifftshift(F.pad(x, (pad, pad, pad, pad)), dim=(-2, -1))
         return torch.fft.fftshift(torch.fft.fft2(centred, norm="ortho"), dim=(-2, -1)).abs()
+
+    def start(self, y: Tensor, draw: Callable[[int, tuple[int, ...]], Tensor]) -> Tensor:
+        """A better start than A_dagger: classical phase retrieval from random images, (B, C, H, W).
+
+        Args:
+            y: measurements, (B, C, H + 2 pad, W + 2 pad).
+            draw: standard normal draw number k of a shape, with a leading B.
+        """
+        pad = self._pad_of(y.shape)
+        shape = (y.shape[1], y.shape[2] - 2 * pad, y.shape[3] - 2 * pad)
+        return retrieve(y, pad, lambda k: draw(k, shape))
+
+    def prox(self, z: Tensor, y: Tensor, rho: Tensor, iterations: int = 10) -> Tensor:
+        """An image near z whose magnitudes are nearer to y, (B, C, H, W): `phasing`'s relaxed reflections from z.
+
+        Gradient descent would end at the nearest local minimum of |y - A(x)|^2 + rho |x - z|^2, and there are many;
+        this wanders on. rho weighs z against the result as if A were the identity.
+
+        Args:
+            z: images, (B, C, H, W).
+            y: measurements, (B, C, H + 2 pad, W + 2 pad).
+            rho: (B,), not negative.
+            iterations: as of `proximal`; three times as many reflections.
+        """
+        frames = Frames(y, self._pad_of(y.shape))
+        x = frames.crop(frames.relax(frames.embed(z), 3 * iterations))
+        rho = rho.to(z).reshape(-1, 1, 1, 1)
+        return (x + rho * z) / (1 + rho)
 
     def A_dagger(self, y: Tensor, **kwargs: Any) -> Tensor:
         pad = self._pad_of(y.shape)

@@ -54,6 +54,33 @@ class HDR(SameSize, Physics):
     def A_dagger(self, y: Tensor, **kwargs: Any) -> Tensor:
         return y / self.gain
 
+    def stand_in(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """What y says of each pixel, and the standard deviation that this leaves open beside y's noise, (B, C, H, W).
+
+        A clipped pixel is anywhere between 1 / gain and 1, in the mean half-way.
+        """
+        edge = min(1 / self.gain, 1.0)
+        clipped = y.abs() >= 1
+        spread = torch.where(clipped, (1 - edge) / 12**0.5, 0.0).to(y)
+        return torch.where(clipped, y.sign() * (1 + edge) / 2, y / self.gain), spread
+
+    def prox(self, z: Tensor, y: Tensor, rho: Tensor, iterations: int = 0) -> Tensor:
+        """argmin_x |y - A(x)|^2 + rho |x - z|^2, (B, C, H, W): what is clipped in y stays as z has it, if z is beyond.
+
+        Args:
+            z: images, (B, C, H, W).
+            y: measurements, like z.
+            rho: (B,), not negative.
+            iterations: not needed.
+        """
+        rho, edge = rho.to(z).reshape(-1, 1, 1, 1), 1 / self.gain
+        inner = ((self.gain * y + rho * z) / (self.gain**2 + rho)).clamp(-edge, edge)
+        best, cost = inner, (y - self.gain * inner).square() + rho * (inner - z).square()
+        for side, x in ((1, z.clamp(min=edge)), (-1, z.clamp(max=-edge))):
+            its = (y - side).square() + rho * (x - z).square()
+            best, cost = torch.where(its <= cost, x, best), torch.minimum(its, cost)
+        return best
+
 
 class Quantization(SameSize, Physics):
     """Rounding to 2^bits brightnesses of [0, 1], those outside clipped. A_dagger(y) = y.
@@ -82,3 +109,7 @@ class Quantization(SameSize, Physics):
 
     def A_dagger(self, y: Tensor, **kwargs: Any) -> Tensor:
         return y.clone()
+
+    def stand_in(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """What y says of each pixel, and the standard deviation left open beside y's noise, both (B, C, H, W)."""
+        return y.clone(), torch.zeros_like(y)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import torch
-from deepinv.physics import LinearPhysics, Physics
+from deepinv.physics import Physics
 from torch import Tensor
 
+from reddiff_pl.physics.compose import is_linear
 from reddiff_pl.physics.decomposable import Decomposable
 
 
 def proximal(physics: Physics, z: Tensor, y: Tensor, rho: Tensor, iterations: int = 20) -> Tensor:
     """argmin_x |y - A(x)|^2 + rho |x - z|^2 for each image, (B, C, H, W).
 
-    In closed form for `Decomposable` operators, by conjugate gradients from z for other linear ones, by gradient
-    descent from z for nonlinear ones, which stays at or above the minimum. The number of iterations is fixed, so
-    no image waits for another.
+    In closed form for `Decomposable` operators, by an operator's own `prox(z, y, rho, iterations)` where it has one,
+    by conjugate gradients from z for other linear ones, by gradient descent from z for other nonlinear ones, which
+    stays at or above the minimum. The number of iterations is fixed, so no image waits for another.
 
     Args:
         physics: the operator.
@@ -25,8 +26,10 @@ def proximal(physics: Physics, z: Tensor, y: Tensor, rho: Tensor, iterations: in
     """
     if isinstance(physics, Decomposable):
         return physics.prox(z, y, rho)
+    if (own := getattr(physics, "prox", None)) is not None:
+        return own(z, y, rho, iterations)
     rho = rho.to(z).reshape(-1, *[1] * (z.ndim - 1))
-    if isinstance(physics, LinearPhysics):
+    if is_linear(physics):
         return z + _conjugate_gradients(physics, physics.A_adjoint(y - physics.A(z)), rho, iterations)
     return _descend(physics, z, y, rho, iterations)
 
@@ -36,7 +39,7 @@ def _sums(x: Tensor) -> Tensor:
     return x.flatten(1).sum(1).reshape(-1, 1, 1, 1)
 
 
-def _conjugate_gradients(physics: LinearPhysics, right: Tensor, rho: Tensor, iterations: int) -> Tensor:
+def _conjugate_gradients(physics: Physics, right: Tensor, rho: Tensor, iterations: int) -> Tensor:
     """(A^T A + rho)^-1 right, from 0."""
     x, residual, direction = torch.zeros_like(right), right, right
     size = _sums(residual.square())

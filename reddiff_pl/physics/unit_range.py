@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from deepinv.physics import LinearPhysics, Physics
+from deepinv.physics import Physics
 from torch import Tensor
+
+from reddiff_pl.physics.compose import is_linear
 
 
 class UnitRange(Physics):
@@ -48,6 +50,6 @@ def on_symmetric_range(
     Returns:
         operator, measurements, standard deviation of their noise.
     """
-    if isinstance(physics, UnitRange) and isinstance(physics.physics, LinearPhysics):
+    if isinstance(physics, UnitRange) and is_linear(physics.physics):
         return physics.physics, 2 * y - physics.physics.A(torch.ones_like(like)), 2 * noise_std
     return physics, y, noise_std

@@ -17,7 +17,7 @@ from reddiff_pl.restoring.config import batch_size_there, clear, guard
 from reddiff_pl.restoring.datamodule import ShardDataModule
 from reddiff_pl.restoring.options import RestoreCLI
 from reddiff_pl.restoring.output import Progress, ShardOutput
-from reddiff_pl.restoring.physics_yaml import check_parsed, check_same, parse_with, physics_beside
+from reddiff_pl.restoring.physics_yaml import check_parsed, parse_with, physics_beside
 from reddiff_pl.shards.folder import not_looked_at
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import total
@@ -54,7 +54,6 @@ def parse_restore(argv: list[str]) -> RestoreCLI:
         shards = plan(data.shards, data.images, data.measured, data.params, cli.config.out)
         trust = cli.config.trust_physics
         if path := physics_beside(shards[0].place, trust):
-            check_same(path, [shard.place for shard in shards])
             given = cli.config.model.noise  # the user's own, which wins
             cli = parse_with(path, trust, lambda first: RestoreCLI("restore", [*first, *argv]))
             model = cli.config.model

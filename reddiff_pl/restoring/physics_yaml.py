@@ -15,7 +15,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,30 +63,6 @@ def physics_beside(url: str, trust: bool) -> Path | None:
     return path
 
 
-def check_same(path: Path, urls: Iterable[str]) -> None:
-    """The shards of one run have one operator.
-
-    Args:
-        path: the physics.yaml that was found.
-        urls: all shards.
-
-    Raises:
-        ConfigError: beside other shards lies another one.
-    """
-    for folder in sorted({Path(url).parent for url in urls if not is_remote(url)}):
-        other = folder / NAME
-        if other != path and other.is_file() and _content(other) != _content(path):
-            raise ConfigError(
-                f"{other}: another operator than that of {path}; restore these shards apart, or name the operator "
-                "(--model.physics)"
-            )
-
-
-def _content(path: Path) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(MAX_BYTES + 1)
-
-
 def parse_with(path: Path, trust: bool, parse: Callable[[list[str]], _T]) -> _T:
     """Parse options with those of a physics.yaml before them.
 
@@ -127,7 +103,8 @@ def check_parsed(path: Path, parts: Mapping[str, Any]) -> None:
 def _checked(path: Path, trust: bool) -> Any:
     """The content of the file."""
     try:
-        content = _content(path)
+        with open(path, "rb") as file:
+            content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             raise _Refused(f"has more than {MAX_BYTES} bytes")
         values = plain_yaml(content)

@@ -21,11 +21,11 @@ from __future__ import annotations
 import math
 
 import torch
-from deepinv.physics import LinearPhysics
 from torch import Tensor
 
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.physics.binding import operator_of
+from reddiff_pl.physics.compose import is_linear
 from reddiff_pl.physics.decomposable import Decomposable
 from reddiff_pl.priors.base import host_abar
 from reddiff_pl.samplers.base import Problem, steps_for
@@ -71,7 +71,7 @@ class DDNM(DiffusionSampler):
 
     def check(self, state: DiffusionState) -> None:
         operator = operator_of(state.physics)
-        if not isinstance(operator, LinearPhysics):
+        if not is_linear(operator):
             name = type(operator).__name__
             raise ConfigError(f"model.sampler: DDNM needs a linear operator, and {name} is not one")
         if state.some_noisy:

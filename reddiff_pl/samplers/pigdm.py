@@ -20,11 +20,12 @@ from __future__ import annotations
 import math
 
 import torch
-from deepinv.physics import LinearPhysics, Physics
+from deepinv.physics import Physics
 from torch import Tensor
 
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.physics.binding import operator_of
+from reddiff_pl.physics.compose import is_linear
 from reddiff_pl.physics.proximal import proximal
 from reddiff_pl.physics.unit_range import on_symmetric_range
 from reddiff_pl.priors.base import per_image
@@ -76,7 +77,7 @@ class PiGDM(DiffusionSampler):
             state.noise_std = torch.zeros_like(state.noise_std)
             state.some_noisy, state.some_clean = False, True
         operator = operator_of(state.physics)
-        if isinstance(operator, LinearPhysics):
+        if is_linear(operator):
             return
         name = type(operator).__name__
         if self.project:

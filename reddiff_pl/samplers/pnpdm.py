@@ -18,9 +18,9 @@ import math
 from dataclasses import dataclass
 
 import torch
-from deepinv.physics import LinearPhysics
 from torch import Tensor
 
+from reddiff_pl.physics.compose import is_linear
 from reddiff_pl.physics.proximal import proximal
 from reddiff_pl.physics.unit_range import on_symmetric_range
 from reddiff_pl.priors.base import host_abar, per_image
@@ -151,7 +151,7 @@ class PnPDM(Sampler):
         """A draw of z given x, (B, C, H, W)."""
         physics, y, noise_std = on_symmetric_range(state.physics, state.y, state.noise_std, x)
         n, std = state.step, noise_std.clamp(min=self.noise_floor)
-        if not isinstance(physics, LinearPhysics):
+        if not is_linear(physics):
             return langevin(
                 physics,
                 y,

@@ -19,6 +19,9 @@ blurred by noise r_t; c guesses the curvature 1 / (c + r_t^2) of their distribut
 variance), so that steps at small r_t still go somewhere. It does not move the fixed point. It also stretches the noise
 of a single draw z, which the antithetic pair z, -z takes away to first order.
 
+It begins at the Wiener estimate (`starts.py`), which knows all that a stationary field can: the network's evaluations
+are left for what it cannot. Noise levels are given as r_t, so that a setting means the same under every schedule.
+
 Samples instead of one estimate: with sigma_x0 = r_t, lr 1 and no momentum a step is mu + r_t^2 score + sqrt(2) r_t n
 where r_t is small, Langevin's own step, so that the iterates spread as the posterior does (`temperature` 1).
 
@@ -43,7 +46,10 @@ from reddiff_pl.priors.base import host_abar
 from reddiff_pl.samplers.base import Problem, ProblemState, Sampler, steps_for
 from reddiff_pl.samplers.iterates import Iterates
 from reddiff_pl.samplers.options import check_choice, check_option, chosen_times
-from reddiff_pl.samplers.timesteps import Grid, StepSizes, step_size
+from reddiff_pl.samplers.starts import Start, start
+from reddiff_pl.samplers.timesteps import Levels, StepSizes, levels, step_size
+
+MOST_STEPS = 25
 
 
 @dataclass
@@ -70,11 +76,13 @@ class ProximalREDDiff(Sampler):
     gradients for other linear ones, and by descent for nonlinear ones.
 
     Args:
-        steps: number of timesteps, one network evaluation each (two with `antithetic`).
+        steps: number of noise levels, `draws` network evaluations each (twice as many with `antithetic`).
         timesteps: an explicit list of timesteps instead of the grid, visited in descending order.
-        grid: how timesteps are spaced: uniform, geometric, quadratic, log_snr, karras (see `time_grid`).
-        t_max: largest timestep of the grid, at most T - 1; default T - 1.
-        t_min: smallest timestep of the grid.
+        start: "wiener", see `starts.py`, or "pseudo_inverse", A_dagger(y).
+        grid: how levels are spaced: "log_snr" evenly in log r_t, "karras" in r_t^(1/7).
+        r_max: largest noise level r_t = sigma_t / alpha_t; the prior's largest where that is less. null: .06 times the
+            number of steps, but .3 to .6.
+        r_min: smallest one; null: .3 over the number of steps, but .02 to .06.
         lr: share of the way to the minimum that a step goes, 0 to 1.
         lr_schedule: how it falls over the steps: constant, sqrt, linear, cosine.
         momentum: share of the last step's direction that is kept, 0 to below 1.
@@ -82,10 +90,12 @@ class ProximalREDDiff(Sampler):
         noise_weight: weight of the guess for each unit of noise variance over r_t^2; 1 is the posterior's own, less
             trusts the measurement more. 0 leaves the noise out of account.
         local_variance: c, the variance of images about the estimate that is assumed, on the [-1, 1] scale; 0 steps no
-            further than the denoiser. Above 0 best with `antithetic`.
+            further than the denoiser. Above 0 best with `antithetic`. null: .25 over the square of the number of steps,
+            but at most .01: fewer steps go further.
         temperature: standard deviation of q(x0|y) in units of r_t. 0 makes one estimate; 1, with lr 1, a constant
             schedule, no momentum and no average, draws samples of the posterior.
-        antithetic: evaluate z and -z and average: two network evaluations a timestep.
+        antithetic: evaluate z and -z and average: two network evaluations a draw.
+        draws: draws of z that are averaged in a step.
         average: share of the steps, counted from the end, whose iterates are averaged; 0 returns the last.
         stop_at_noise: hold an image still when its misfit has come down to so many times the noise level (the
             discrepancy principle), and end when all are; null: never.
@@ -97,48 +107,67 @@ class ProximalREDDiff(Sampler):
 
     def __init__(
         self,
-        steps: int = 100,
+        steps: int = 10,
         timesteps: list[int] | None = None,
-        grid: Grid = "geometric",
-        t_max: int | None = 500,
-        t_min: int | None = 1,
-        lr: float = 0.5,
-        lr_schedule: StepSizes = "sqrt",
-        momentum: float = 0.5,
-        lam: float = 1e-4,
-        noise_weight: float = 0.6,
-        local_variance: float = 0.0,
+        start: Start = "wiener",
+        grid: Levels = "log_snr",
+        r_max: float | None = None,
+        r_min: float | None = None,
+        lr: float = 1.0,
+        lr_schedule: StepSizes = "constant",
+        momentum: float = 0.0,
+        lam: float = 1e-5,
+        noise_weight: float = 0.7,
+        local_variance: float | None = None,
         temperature: float = 0.0,
-        antithetic: bool = False,
-        average: float = 0.1,
+        antithetic: bool = True,
+        draws: int = 1,
+        average: float = 0.2,
         stop_at_noise: float | None = None,
         inner_steps: int = 10,
     ) -> None:
         check_option("steps", steps, 1)
+        check_option("draws", draws, 1)
         check_option("inner_steps", inner_steps, 1)
+        check_option("r_max", 1.0 if r_max is None else r_max, 1e-4)
+        check_option("r_min", 1e-4 if r_min is None else r_min, 1e-4, 0.3 if r_max is None else r_max)
         check_option("lr", lr, 0, 1)
         check_option("momentum", momentum, 0, 0.999)
         check_option("lam", lam, 1e-8)
         check_option("noise_weight", noise_weight)
-        check_option("local_variance", local_variance)
+        check_option("local_variance", local_variance or 0)
         check_option("temperature", temperature)
         check_option("average", average, 0, 1)
         check_option("stop_at_noise", stop_at_noise or 0)
-        check_choice("grid", grid, get_args(Grid))
+        check_choice("start", start, get_args(Start))
+        check_choice("grid", grid, get_args(Levels))
         check_choice("lr_schedule", lr_schedule, get_args(StepSizes))
-        self.steps, self.timesteps, self.grid, self.t_max, self.t_min = steps, timesteps, grid, t_max, t_min
+        self.steps, self.timesteps, self.start, self.grid = steps, timesteps, start, grid
+        self.r_max, self.r_min = r_max, r_min
         self.lr, self.momentum, self.lam, self.noise_weight = lr, momentum, lam, noise_weight
         self.lr_schedule: StepSizes = lr_schedule
-        self.antithetic, self.average, self.stop_at_noise = antithetic, average, stop_at_noise
+        self.antithetic, self.draws = antithetic, draws
+        self.average, self.stop_at_noise = average, stop_at_noise
         self.local_variance, self.temperature, self.inner_steps = local_variance, temperature, inner_steps
 
     def with_evaluations(self, evaluations: int) -> ProximalREDDiff:
-        return self._changed(steps=steps_for(evaluations, 2 if self.antithetic else 1), timesteps=None)
+        """Pairs: up to MOST_STEPS or so as steps, beyond that as draws; with more steps the estimate would move on
+        towards the most probable image, away from the posterior mean."""
+        if not self.antithetic:
+            return self._changed(steps=steps_for(evaluations, self.draws), timesteps=None)
+        pairs = steps_for(evaluations, 2)
+        draws = max(1, round(pairs / MOST_STEPS))
+        return self._changed(steps=pairs // draws, draws=draws, timesteps=None)
 
     def begin(self, problem: Problem) -> ProximalState:
-        mu = problem.start().detach().clone().contiguous()
+        mu = start(self.start, problem).detach().clone().contiguous()
         schedule, std = host_abar(problem.prior), problem.known_noise()
-        times = chosen_times(self.timesteps, self.grid, schedule, self.steps, self.t_max, self.t_min)
+        if self.timesteps is None:
+            r_max = min(max(0.06 * self.steps, 0.3), 0.6) if self.r_max is None else self.r_max
+            r_min = min(max(0.3 / self.steps, 0.02), 0.06, r_max) if self.r_min is None else self.r_min
+            times = levels(self.grid, schedule, self.steps, r_max, r_min)
+        else:
+            times = chosen_times(self.timesteps, "uniform", schedule, self.steps, None, None)
         return ProximalState.begin(
             problem,
             mu,
@@ -162,19 +191,20 @@ class ProximalREDDiff(Sampler):
         abar = state.abar[n]
         alpha, sigma, variance = abar**0.5, (1 - abar) ** 0.5, (1 - abar) / abar
         state.t = torch.full_like(state.t, state.times[n])
-        xh, z = mu, state.noise.normal("z", mu.shape[1:], mu.dtype, n)
+        xh = mu
         if self.temperature:
-            z0 = state.noise.normal("z0", mu.shape[1:], mu.dtype, n)
-            xh = mu + self.temperature * (sigma / alpha) * z0
+            xh = mu + self.temperature * (sigma / alpha) * state.normal("z0")
         signs = (1.0, -1.0) if self.antithetic else (1.0,)
         x0_hat = torch.zeros_like(mu)
-        for sign in signs:
-            x_t = alpha * xh + sigma * (sign * z)
-            eps = state.prior.eps(x_t, state.t, state.label).to(mu.dtype)
-            x0_hat += (x_t - sigma * eps) / (alpha * len(signs))
+        for k in range(self.draws):
+            z = state.noise.normal("z", mu.shape[1:], mu.dtype, n, k)
+            for sign in signs:
+                x_t = alpha * xh + sigma * (sign * z)
+                x0_hat += (x_t - sigma * state.eps(x_t)) / (alpha * len(signs) * self.draws)
 
         physics, y, noise_std = state.problem
-        reach = self.local_variance + variance
+        spread = min(0.25 / state.steps**2, 0.01) if self.local_variance is None else self.local_variance
+        reach = spread + variance
         rho = self.lam + self.noise_weight * noise_std.square() / reach
         x0 = proximal(physics, mu + reach / variance * (x0_hat - mu), y, rho, self.inner_steps)
         state.velocity = self.momentum * state.velocity + (1 - self.momentum) * (x0 - mu)

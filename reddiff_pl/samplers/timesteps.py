@@ -13,6 +13,7 @@ from reddiff_pl.samplers.noise import Noise
 
 Order = Literal["descending", "ascending", "random", "random_without_replacement"]
 Grid = Literal["uniform", "geometric", "quadratic", "log_snr", "karras"]
+Levels = Literal["log_snr", "karras"]
 StepSizes = Literal["constant", "sqrt", "linear", "cosine"]
 
 # the share of the step size that is left when the share u of the steps is done
@@ -87,6 +88,27 @@ def nearest_timestep(abar: Tensor, r: float) -> int:
     """
     levels = ((1 - abar.double()) / abar.double()).sqrt().clamp(min=1e-12).log()
     return int((levels - math.log(r)).abs().argmin())
+
+
+def levels(grid: Levels, abar: Tensor, steps: int, r_max: float, r_min: float) -> list[int]:
+    """`steps` timesteps whose r_t fall from r_max to r_min, in descending order; close ones may repeat.
+
+    Args:
+        grid: "log_snr" is even in log r_t, "karras" in r_t^(1/7).
+        abar: the prior's, (T,), on the CPU.
+        steps: number of timesteps.
+        r_max: first level.
+        r_min: last level, positive.
+    """
+    power = {"log_snr": 0.0, "karras": 1 / 7}[grid]
+    wanted = []
+    for i in range(steps):
+        u = i / (steps - 1) if steps > 1 else 0.0
+        if power:
+            wanted.append((r_max**power + (r_min**power - r_max**power) * u) ** (1 / power))
+        else:
+            wanted.append(r_max * (r_min / r_max) ** u)
+    return [nearest_timestep(abar, r) for r in wanted]
 
 
 def step_size(schedule: StepSizes, step: int, steps: int) -> float:

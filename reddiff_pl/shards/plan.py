@@ -17,8 +17,6 @@ from braceexpand import braceexpand
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.shards.folder import Folder, FolderImage, Kind, digest, look
 
-_TAR = r"\.(?:tar(?:\.(?:gz|bz2|xz|zst))?|tgz|tbz2?|txz|tzst)"
-
 T = TypeVar("T")
 
 
@@ -158,13 +156,13 @@ def _names(urls: Sequence[str]) -> list[str]:
     }
     prefix = posixpath.commonpath([posixpath.dirname(path) for path in paths.values()]) if paths else ""
     names = [given[url] if url in given else posixpath.relpath(paths[url], prefix) for url in urls]
-    return [re.sub(rf"{_TAR}$", "", name) for name in names]
+    return [re.sub(r"\.(tar|tar\.gz|tgz)$", "", name) for name in names]
 
 
 def _remote_path(url: str) -> str:
     """/HOST/PATH or /BUCKET/PATH, without a query, which may hold a signature."""
     path = re.sub(r"^.*?:/+", "/", url)
-    return posixpath.normpath(re.sub(rf"({_TAR})[?#].*$", r"\1", path))
+    return posixpath.normpath(re.sub(r"(\.tar|\.tar\.gz|\.tgz)[?#].*$", r"\1", path))
 
 
 def find_folder(

@@ -57,7 +57,7 @@ BAD = {
     "no restoration": ([*TASK, *SHARDS, "--model.num_samples=0"], "num_samples"),
     "negative noise level": ([*TASK, *SHARDS, "--data.sigma_y=-1.0"], "sigma_y"),
     "momentum of 1": ([*TASK, *SHARDS, "--model.sampler.init_args.momentum=1"], "momentum"),
-    "grid upside down": ([*TASK, *SHARDS, "--model.sampler.init_args.t_min=900"], "t_min"),
+    "grid upside down": ([*TASK, *SHARDS, "--model.sampler.init_args.r_min=900"], "r_min"),
     "coupling optimiser": (
         [*TASK, *SHARDS, *PAPER, "--model.sampler.init_args.optimizer=torch.optim.LBFGS"],
         "LBFGS",

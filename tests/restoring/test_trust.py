@@ -15,7 +15,7 @@ from jsonargparse import Namespace
 
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.import_path import python_command
-from reddiff_pl.restoring.physics_yaml import check_parsed, check_same, physics_beside
+from reddiff_pl.restoring.physics_yaml import check_parsed, physics_beside
 
 MASK = "model: {physics: {class_path: reddiff_pl.physics.Inpainting, init_args: {mask: %s}}}"
 DOWN = "model: {physics: {class_path: deepinv.physics.Downsampling, init_args: %s}}"
@@ -208,16 +208,3 @@ def test_urls_have_no_physics_yaml(tmp_path, monkeypatch):
     (tmp_path / "http:" / "host").mkdir(parents=True)
     (tmp_path / "http:" / "host" / "physics.yaml").write_text("model: {physics: deepinv.physics.Decolorize}")
     assert physics_beside("http://host/s.tar", trust=False) is None
-
-
-def test_shards_of_several_folders_have_one_operator(tmp_path):
-    for name, physics in (("a", "Decolorize"), ("b", "Decolorize"), ("c", "Denoising")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "physics.yaml").write_text(f"model: {{physics: deepinv.physics.{physics}}}")
-    (tmp_path / "d").mkdir()
-    urls = {name: str(tmp_path / name / "s.tar") for name in "abcd"}
-    path = physics_beside(urls["a"], trust=False)
-    assert path is not None
-    check_same(path, [urls["a"], urls["b"], urls["d"], "http://host/s.tar"])
-    with pytest.raises(ConfigError, match=r"c/physics\.yaml: another operator"):
-        check_same(path, urls.values())

@@ -76,3 +76,39 @@ def test_from_the_command_line(tmp_path) -> None:
     cli.make()
     assert cli.model.sampler.steps == 15  # antithetic pairs
     assert cli.config.model.evaluations == 30, "a resumed run compares it"
+
+
+class Cosine(Gaussian):
+    """The same field under another schedule, of another length."""
+
+    def __init__(self, shape: tuple[int, int, int], T: int) -> None:
+        super().__init__(shape)
+        time = torch.arange(T + 1, dtype=torch.float64) / T
+        level = ((time + 0.008) / 1.008 * torch.pi / 2).cos().square()
+        self.abar = (1 - (1 - level[1:] / level[:-1]).clamp(max=0.999)).cumprod(0)
+
+
+def test_settings_mean_the_same_under_every_schedule() -> None:
+    """Levels are given in r_t: the linear schedule and a cosine of another length lead to one image."""
+    physics, noise = SuperResolution(2), SeededNoise(0, ["a", "b"])
+    field = Gaussian((1, 16, 16))
+    y = physics.A(
+        field.sample(torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(1)).double())
+    )
+    sampler = ProximalREDDiff(steps=10)
+    linear, cosine = (run(sampler, y, physics, prior, noise) for prior in (field, Cosine((1, 16, 16), 3000)))
+    start = run(ProximalREDDiff(steps=1, lr=0.0), y, physics, field, noise)
+    assert (linear - cosine).norm() < 0.02 * linear.norm()
+    assert (linear - start).norm() > 2 * (linear - cosine).norm()
+
+
+def test_more_evaluations_are_steps_and_then_draws() -> None:
+    """The levels stay those of about 25 steps; the evaluations beyond average over more draws."""
+    made = {n: ProximalREDDiff().with_evaluations(n) for n in (10, 20, 50, 100, 1000)}
+    assert {n: (s.steps, s.draws) for n, s in made.items()} == {
+        10: (5, 1),
+        20: (10, 1),
+        50: (25, 1),
+        100: (25, 2),
+        1000: (25, 20),
+    }

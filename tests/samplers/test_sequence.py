@@ -29,7 +29,7 @@ class Recorded(SeededNoise):
 
 def test_it_is_one_run_after_another():
     """The second stage begins where the first ended; no draw is used twice."""
-    first, second = DDRM(steps=5), ProximalREDDiff(steps=4, t_max=100, t_min=10)
+    first, second = DDRM(steps=5), ProximalREDDiff(steps=4, r_max=0.3, r_min=0.05)
     noise, seen = Recorded(), []
     together = run(
         Sequence([first, second]), *PROBLEM, noise, callback=lambda step, x, x0_hat: seen.append(step)
@@ -55,8 +55,17 @@ def test_alone_it_is_the_sampler_itself():
 def test_a_stage_that_ends_early_hands_over():
     """The discrepancy principle in the first stage: the second still runs whole."""
     seen: list[int] = []
-    early = ProximalREDDiff(steps=50, lr=0.5, stop_at_noise=1.0)
-    stages = Sequence([early, ProximalREDDiff(steps=3, t_max=50)])
+    early = ProximalREDDiff(
+        steps=50,
+        r_max=4.0,
+        r_min=0.02,
+        lr=0.5,
+        momentum=0.5,
+        local_variance=0.0,
+        antithetic=False,
+        stop_at_noise=1.0,
+    )
+    stages = Sequence([early, ProximalREDDiff(steps=3, r_max=0.2)])
     levels = torch.full((2,), 0.5)
     start = torch.full((2, 1, 16, 16), 3.0, dtype=torch.float64)
     run(
@@ -74,7 +83,7 @@ def test_from_the_command_line(tmp_path):
     sampler = (
         "{class_path: reddiff_pl.samplers.Sequence, init_args: {samplers: ["
         "{class_path: reddiff_pl.samplers.DDRM, init_args: {steps: 5}}, "
-        "{class_path: reddiff_pl.samplers.ProximalREDDiff, init_args: {steps: 3, t_max: 100}}]}}"
+        "{class_path: reddiff_pl.samplers.ProximalREDDiff, init_args: {steps: 3, r_max: 0.3}}]}}"
     )
     options = [option for option in QUICK if "steps" not in option]
     options += ["--model.physics=reddiff_pl.physics.SuperResolution", f"--model.sampler={sampler}"]
