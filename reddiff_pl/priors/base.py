@@ -64,6 +64,10 @@ class Prior(nn.Module):
         """
         return [*[most] * (images // most), *([images % most] if images % most else [])]
 
+    def refuses(self, shape: tuple[int, int, int]) -> str | None:
+        """Why images (C, H, W) cannot be restored with it; None where they can."""
+        return None
+
     def encode(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in the space that the prior models; the images themselves unless it has its own."""
         return x

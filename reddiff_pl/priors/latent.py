@@ -87,11 +87,14 @@ class Latent(Prior):
     def release(self) -> None:
         self.prior.release()
 
+    def refuses(self, shape: tuple[int, int, int]) -> str | None:
+        if shape[-1] % self.factor or shape[-2] % self.factor:
+            return f"sides of images must be multiples of {self.factor}, got {shape[-1]}x{shape[-2]}"
+        return None
+
     def encode(self, x: Tensor) -> Tensor:
-        if x.shape[-1] % self.factor or x.shape[-2] % self.factor:
-            raise ConfigError(
-                f"model.prior: sides of images must be multiples of {self.factor}, got {x.shape[-1]}x{x.shape[-2]}"
-            )
+        if reason := self.refuses((x.shape[1], x.shape[2], x.shape[3])):
+            raise ConfigError(f"model.prior: {reason}")
         autoencoder: Any = self.autoencoder
         with autocast(x.device, self.precision):
             encoded = autoencoder.encode(x.float())

@@ -314,7 +314,8 @@ class ShardDataModule(LightningDataModule):
             self.inputs.given.add_to(raw)
             with self.room.taken(decoding_bytes(raw)):
                 sample = prepare(raw, self.degradation, self.max_pixels, self.invert_mask, self.rounding)
-            for note in sample.source.notes if sample.source is not None else ():
+            notes = sample.source.notes if sample.source is not None else ()
+            for note in (*notes, *sample.notes):
                 log.warning("key %s: %s", raw.key, note)
             if self.classes:
                 sample.label = label_of(sample.meta, self.classes, self.default_label)

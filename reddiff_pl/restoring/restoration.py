@@ -134,26 +134,31 @@ class Restoration(LightningModule):
         for module in self.seen.modules():
             if isinstance(module, Tiled):
                 module.usual = batch.size
-        self._say_windows(batch.groups)
-        forms = [Form.of(sample, self.prior.shape[0], self.output) for sample in batch.samples]
-        largest = max(len(group.keys) for group in batch.groups)
         refused: dict[int, str] = {}
+        groups = []
+        for group in batch.groups:
+            if reason := self.prior.refuses(group.shape):
+                refused |= dict.fromkeys(group.places, reason)
+            else:
+                groups.append(group)
+        self._say_windows(groups)
+        forms = [Form.of(sample, self.prior.shape[0], self.output) for sample in batch.samples]
+        largest = max((len(group.keys) for group in groups), default=1)
         while True:
             try:
-                parts = [
-                    part for groups in self._at_once(batch.groups) for part in self._restore(groups, forms)
-                ]
+                parts = [part for some in self._at_once(groups) for part in self._restore(some, forms)]
                 break
             except torch.OutOfMemoryError:
                 rows = min(self._rows or largest, largest)
-                if self._rows or len(batch.groups) == 1:
+                if self._rows or len(groups) == 1:
                     rows //= 2
                 if not rows:
                     raise
             except (Stopped, ConfigError, OSError, torch.AcceleratorError):
                 raise
             except Exception as error:
-                parts, refused = self._one_by_one(batch.groups, forms, error)
+                parts, broken = self._one_by_one(groups, forms, error)
+                refused |= broken
                 break
             torch.cuda.empty_cache()  # outside the handler, which keeps the failed step's tensors alive
             self._rows = rows
@@ -185,7 +190,7 @@ class Restoration(LightningModule):
     def _at_once(self, groups: list[Group]) -> list[list[Group]]:
         """What is restored together: all groups of a batch, unless memory has run out."""
         if not self._rows:
-            return [groups]
+            return [groups] if groups else []
         return [
             [group.rows(i, i + self._rows)] for group in groups for i in range(0, len(group.keys), self._rows)
         ]

@@ -42,6 +42,7 @@ class Sample:
         grey: it came as one channel, and was made several equal ones.
         exact: 8 bits hold the reference.
         shape: (C, H, W) of the image.
+        notes: what is to be told of its parameters, a line each.
     """
 
     index: int
@@ -58,6 +59,7 @@ class Sample:
     file: str | None = None
     source: Source | None = None
     meta_json: bytes = b"{}"
+    notes: tuple[str, ...] = ()
     depth: int = 8
     grey: bool = False
     exact: bool = True
@@ -90,7 +92,8 @@ def prepare(
     content = decode.member_bytes(members["json"]) if "json" in members else b"{}"
     meta = metadata.parse(content, "json")
     meta_json = metadata.as_utf8(content)
-    given = _parameters(raw, degradation, max_pixels, invert_mask)
+    notes: list[str] = []
+    given = _parameters(raw, degradation, max_pixels, invert_mask, notes)
     fit = degradation.shape[1:] if degradation.fit == "crop" else None
     reference = reference_picture(members, channels, fit, max_pixels)
     x = None if reference is None else 2 * decode.unit_tensor(reference) - 1
@@ -129,6 +132,7 @@ def prepare(
             *(raw.index, raw.key, y, params, x, meta, shape),
             **told,
             file=raw.file,
+            notes=tuple(notes),
             source=source,
             meta_json=meta_json,
             depth=depth,
@@ -148,6 +152,7 @@ def prepare(
         *(raw.index, raw.key, y, params, x, meta, shape),
         **_told(degradation, y, params, {}, shape),
         file=raw.file,
+        notes=tuple(notes),
         source=source,
         meta_json=meta_json,
         depth=source.bits,
@@ -234,7 +239,7 @@ def image_member(members: Mapping[str, bytes | Path], prefix: str) -> str:
 
 
 def _parameters(
-    raw: RawSample, degradation: Degradation, max_pixels: int, invert_mask: bool
+    raw: RawSample, degradation: Degradation, max_pixels: int, invert_mask: bool, notes: list[str]
 ) -> dict[str, Tensor]:
     """The operator's parameters that the sample brings: NAME.npy as it is, NAME.png (or jpg, ...) in [0, 1].
 
@@ -250,6 +255,9 @@ def _parameters(
             content = decode.member_bytes(raw.members[member])
             given[name] = decode.unit_tensor(decode.image(content, member, 1, max_pixels))
             if name in binary:
+                grey = float(((given[name] > 0.1) & (given[name] < 0.9)).float().mean())
+                if grey > 0.01:  # a softened edge is nothing to speak of
+                    notes.append(f"{member}: {grey:.0%} of it are greys; from half on they count as white")
                 given[name] = given[name].round()  # 0 or 1, whatever wrote it
             elif name.split("_")[0] in ("kernel", "filter"):
                 given[name] = given[name] / given[name].sum().clamp(min=1e-6)
