@@ -20,6 +20,7 @@ from reddiff_pl.errors import SampleError
 from reddiff_pl.evaluation.groups import Group, groups
 from reddiff_pl.evaluation.measures import MEASURES, Measure
 from reddiff_pl.evaluation.networks import name_of
+from reddiff_pl.evaluation.outputs import channels_note
 from reddiff_pl.evaluation.pairs import Pair, Results
 from reddiff_pl.evaluation.patches import PATCHES, Patches
 from reddiff_pl.evaluation.records import could_have_more_references, features_path, read, sidecar_path
@@ -121,6 +122,7 @@ class Judge:
         for batch, failed in self._batches(results, name):
             stop.check()
             notes += failed
+            notes += filter(None, (channels_note(len(pair.values)) for pair in batch))
             for key, values in self._batch(batch, wanted, found).items():
                 # a column that begins late (the first reference, the first label) is empty up to there
                 column = columns.setdefault(key, [None] * counts["images"])
