@@ -13,6 +13,20 @@ from torch import Tensor
 
 from reddiff_pl.errors import ConfigError
 
+_OPENAI = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021"
+KNOWN_CHECKPOINTS = {
+    **{
+        f"{name}.pt": f"{_OPENAI}/{name}.pt"
+        for name in (
+            *("64x64_diffusion", "256x256_diffusion", "256x256_diffusion_uncond", "512x512_diffusion"),
+            *("lsun_bedroom", "lsun_cat", "lsun_horse", "lsun_horse_nodropout"),
+            *("64x64_classifier", "128x128_classifier", "256x256_classifier", "512x512_classifier"),
+        )
+    },
+    "ffhq_10m.pt": "the links in the README of https://github.com/DPS2022/diffusion-posterior-sampling",
+}
+"""Files that `reddiff prior import` reads, and where they are published."""
+
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "ema", "model_ema", "params_ema", "params")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "diffusion_model.")
 _KINDS = {  # by how files begin
@@ -78,8 +92,6 @@ def read_checkpoint(file: str) -> tuple[dict[str, Tensor], list[str]]:
     """
     path = Path(file)
     if not path.is_file():
-        from reddiff_pl.priors.loading import KNOWN_CHECKPOINTS
-
         where = f"; download it from {KNOWN_CHECKPOINTS[path.name]}" if path.name in KNOWN_CHECKPOINTS else ""
         raise ConfigError(f"{file}: not found{where}")
     if (kind := kind_of(path)) is not None:

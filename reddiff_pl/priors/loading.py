@@ -13,23 +13,9 @@ import torch
 from torch import nn
 
 from reddiff_pl.errors import ConfigError
-from reddiff_pl.priors.checkpoints import check_finite, kind_of
+from reddiff_pl.priors.checkpoints import KNOWN_CHECKPOINTS, check_finite, kind_of
 
 log = logging.getLogger(__name__)
-
-_OPENAI = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021"
-KNOWN_CHECKPOINTS = {
-    **{
-        f"{name}.pt": f"{_OPENAI}/{name}.pt"
-        for name in (
-            *("64x64_diffusion", "256x256_diffusion", "256x256_diffusion_uncond", "512x512_diffusion"),
-            *("lsun_bedroom", "lsun_cat", "lsun_horse", "lsun_horse_nodropout"),
-            *("64x64_classifier", "128x128_classifier", "256x256_classifier", "512x512_classifier"),
-        )
-    },
-    "ffhq_10m.pt": "the links in the README of https://github.com/DPS2022/diffusion-posterior-sampling",
-}
-"""Files that `reddiff prior import` reads, and where they are published."""
 
 # weights and settings of an unconditional pipeline, nothing else of a repository
 _WANTED = [
