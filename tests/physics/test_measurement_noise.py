@@ -29,6 +29,7 @@ from reddiff_pl.physics import (
     UniformDeblurring,
     UnitRange,
 )
+from reddiff_pl.physics.binding import measured
 from reddiff_pl.physics.noise import MeasurementNoise, estimate_noise_std
 from reddiff_pl.restoring.inputs import check_estimate
 from reddiff_pl.seeding import stream
@@ -279,3 +280,12 @@ def test_estimates_of_complex_and_of_shapeless_measurements():
     both = torch.complex(noise, noise.flip(0)).reshape(1, 40, 50)
     assert estimate_noise_std(both, torch.ones_like(both, dtype=torch.bool)) == pytest.approx(1, rel=0.1)
     assert estimate_noise_std(noise[:5], everywhere[:5]) == 0
+
+
+@pytest.mark.parametrize("size", [16, 64, 97])
+def test_no_frequency_is_taken_for_unmeasured(size):
+    """Every measured point of k-space counts, and no other."""
+    mask = torch.zeros(1, 2, size, size)
+    mask[..., ::3] = 1
+    physics = deepinv.physics.MRI(mask=mask, img_size=(size, size))
+    assert torch.equal(measured(physics, torch.zeros(1, 2, size, size))[0], mask.bool())
