@@ -74,7 +74,7 @@ def test_a_sweep_is_the_separate_runs_and_their_means(reddiff, base, tmp_path):
         assert float(row["seconds_per_image"]) == pytest.approx(seconds, rel=1e-5)
         assert (row["images"], row["failed"], row["exit_code"], row["note"]) == ("6", "0", "0", "")
     assert len(set(psnr)) == 4
-    lines = (out / "sweep.md").read_text().splitlines()[4:]
+    lines = [line for line in (out / "sweep.md").read_text().splitlines() if line.startswith("|")][2:]
     for (lam, lr), value, line in zip(pairs, psnr, lines, strict=True):
         text = f"**{value:.2f}**" if value == max(psnr) else f"{value:.2f}"
         assert line.startswith(f"| {lam} | {lr} | {text} |"), "the best is marked"
