@@ -141,5 +141,7 @@ def test_larger_images(reddiff, tmp_path: Path) -> None:
 def test_autoencoders_that_do_not_fit(tmp_path: Path, how: str) -> None:
     pipeline(tmp_path, in_channels=3 if how == "other channels" else 4)
     path = {"missing": tmp_path / "nowhere", "another kind": tmp_path / "unet"}.get(how, tmp_path)
-    with pytest.raises(ConfigError, match=r"^model\.prior\.init_args\.(autoencoder|scaling_factor): [^\n]*$"):
+    with pytest.raises(
+        ConfigError, match=r"^model\.prior\.init_args\.(autoencoder|scaling_factor|path): [^\n]*$"
+    ):
         Latent(UNet(str(tmp_path)), str(path), scaling_factor=-1.0 if how == "scaling" else None)
