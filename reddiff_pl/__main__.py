@@ -7,6 +7,8 @@ USR1 among them would end the job.
 from __future__ import annotations
 
 import importlib
+import io
+import locale
 import os
 import sys
 from functools import partial
@@ -106,9 +108,21 @@ def _start(command: str, options: list[str]) -> int:
 
 
 def entry() -> int:
-    """The console script."""
+    """The console script. UTF-8 whatever the locale says, and printing never raises."""
+    if _other_locale():
+        os.environ["PYTHONUTF8"] = "1"  # for the processes that this one starts, too
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     stop.listen()
     return main()
+
+
+def _other_locale() -> bool:
+    """Whether text files would be read and written in something else than UTF-8."""
+    name = locale.getpreferredencoding(False).lower().replace("_", "-")
+    return not sys.flags.utf8_mode and name not in ("utf-8", "utf8")
 
 
 if __name__ == "__main__":

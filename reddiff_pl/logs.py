@@ -17,13 +17,39 @@ class _Console(logging.Handler):
         tqdm.write(f"{level}{self.format(record)}", file=None)
 
 
+class _Early(logging.Handler):
+    """Keeps what is said before there is a log file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+class _Printable(logging.Formatter):
+    """Names of files need not be text: what UTF-8 cannot write is escaped, not lost with its line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record).encode("utf-8", "backslashreplace").decode()
+
+
+def log_early() -> None:
+    """Send the package's log lines to the terminal, and keep them for the file that `log_to` will name."""
+    to_terminal().addHandler(_Early())
+
+
 def log_to(path: Path) -> None:
     """Send the package's log lines to the terminal and to one file, in place of an earlier run's file."""
+    handlers = logging.getLogger("reddiff_pl").handlers
+    early = [record for handler in handlers if isinstance(handler, _Early) for record in handler.records]
     path.parent.mkdir(parents=True, exist_ok=True)
-    logger = to_terminal()
-    file = logging.FileHandler(path)
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger.addHandler(file)
+    file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    file.setFormatter(_Printable("%(asctime)s %(levelname)s %(message)s"))
+    for record in early:
+        file.handle(record)
+    to_terminal().addHandler(file)
 
 
 def to_terminal() -> logging.Logger:
@@ -32,7 +58,9 @@ def to_terminal() -> logging.Logger:
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
-    logger.addHandler(_Console())
+    console = _Console()
+    console.setFormatter(_Printable())
+    logger.addHandler(console)
     logger.setLevel(logging.INFO)
     logger.propagate = False
     return logger

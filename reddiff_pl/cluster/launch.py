@@ -51,8 +51,8 @@ def _parsed(text: str) -> Any:
 
 def _in_file(path: str, name: str) -> Any:
     try:
-        node = yaml.safe_load(Path(path).read_text())
-    except (OSError, yaml.YAMLError):
+        node = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return None  # the real parser will say so
     for key in name.split("."):
         node = node.get(key) if isinstance(node, dict) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.logs import quiet_libraries
+from reddiff_pl.options.messages import check_config_files, one_line, with_values
 
 
 class LazyCLI(LightningCLI):
@@ -25,6 +27,7 @@ class LazyCLI(LightningCLI):
     """
 
     seed_help = "the run's seed"
+    flags: tuple[str, ...] = ()  # options that may stand without a value, for true
 
     def __init__(
         self,
@@ -48,13 +51,23 @@ class LazyCLI(LightningCLI):
                 "prog": f"reddiff {command}",
                 "description": "Every option is also a key of --config.",
                 "default_config_files": default_config_files or [],
+                "exit_on_error": False,
             },
-            args=argv,
+            args=with_values(argv, self.flags),
             run=False,
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self.config = parser.parse_args(args)
+        check_config_files(args)
+        try:
+            self.config = parser.parse_args(args)
+        except argparse.ArgumentError as error:
+            known = [name for action in parser._actions for name in action.option_strings]
+            raise ConfigError(one_line(str(error), known, args)) from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"a file that is named in the options is not UTF-8 ({error})") from error
+        if not -(2**63) <= self.config.seed < 2**63:
+            raise ConfigError(f"--seed: must be a number of 64 bits, got {self.config.seed}")
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--seed", type=int, default=0, help=self.seed_help)

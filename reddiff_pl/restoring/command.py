@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 from reddiff_pl import stop
@@ -11,7 +12,7 @@ from reddiff_pl.exit_codes import ALL_RESTORED, CRASHED, SOME_FAILED
 from reddiff_pl.exporting.command import export_to, inputs_of
 from reddiff_pl.exporting.target import check
 from reddiff_pl.files import clear_leftovers
-from reddiff_pl.logs import log_to
+from reddiff_pl.logs import log_early, log_to
 from reddiff_pl.restoring.batch_size import choose
 from reddiff_pl.restoring.config import batch_size_there, clear, guard
 from reddiff_pl.restoring.datamodule import ShardDataModule
@@ -23,7 +24,7 @@ from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import total
 from reddiff_pl.shards.metadata import far_line
 from reddiff_pl.shards.placement import place
-from reddiff_pl.shards.plan import folder_mark, plan
+from reddiff_pl.shards.plan import folder_mark, is_remote, plan
 from reddiff_pl.shards.publishing import publish, publish_missing
 
 log = logging.getLogger(__name__)
@@ -41,14 +42,6 @@ def parse_restore(argv: list[str]) -> RestoreCLI:
         ConfigError: an option does not go with restoring.
     """
     cli = RestoreCLI("restore", argv)
-    if cli.config.trainer.inference_mode:
-        raise ConfigError(
-            "--trainer.inference_mode: must be false; the sampler needs gradients of the operator"
-        )
-    if str(cli.config.trainer.precision or "32-true") not in ("32", "32-true"):
-        raise ConfigError(
-            "--trainer.precision: leave it at 32; the network's is --model.prior.init_args.precision"
-        )
     if cli.config.model.physics is None:
         data = cli.config.data
         shards = plan(data.shards, data.images, data.measured, data.params, cli.config.out)
@@ -66,9 +59,10 @@ def parse_restore(argv: list[str]) -> RestoreCLI:
 def restore_with(cli: RestoreCLI) -> int:
     """Restore with parsed options: all batches of all shards, then the account."""
     check_to(cli)
-    run = prepare_output(cli)
+    check_output(cli)
     cli.make()
     cli.model.check(cli.datamodule.degradation.shape)
+    run = prepare_output(cli)
     tell_inputs(cli.datamodule, ", then restored")
     stop.check()
 
@@ -114,16 +108,37 @@ def check_to(cli: RestoreCLI) -> None:
     check(Path(cli.config.to), Path(cli.config.out), inputs_of(vars(cli.config.data)), "--to")
 
 
+def check_output(cli: RestoreCLI) -> None:
+    """Stop where the output directory cannot be one, before anything is made or written.
+
+    Raises:
+        ConfigError: why.
+    """
+    log_early()
+    if cli.config.overwrite and place(cli.config.rank, cli.config.world)[1] > 1:
+        raise ConfigError(
+            "--overwrite: one task of several cannot; delete the directory before the others start"
+        )
+    out = Path(cli.config.out)
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out: {out} cannot be used as a directory: it is a file")
+
+
 def prepare_output(cli: RestoreCLI) -> Run:
-    """The run's paths; stops where the output directory cannot be one."""
+    """The run's paths, made once all else has been checked: a start that is refused leaves nothing behind.
+
+    Raises:
+        ConfigError: they cannot be made, or lie where the inputs do.
+    """
     run = Run(cli.config.out)
-    rank, world = place(cli.config.rank, cli.config.world)
+    rank, _ = place(cli.config.rank, cli.config.world)
+    mine = {os.path.realpath(run.out), os.path.realpath(run.shards)}
+    for shard in cli.datamodule.all_shards:
+        folder = shard.url if shard.images is not None else os.path.dirname(shard.url)
+        if not is_remote(shard.url) and os.path.realpath(folder) in mine:
+            raise ConfigError(f"--out: {run.out} holds the inputs ({shard.url}); choose another directory")
     try:
         if cli.config.overwrite:
-            if world > 1:
-                raise ConfigError(
-                    "--overwrite: one task of several cannot; delete the directory before the others start"
-                )
             clear(run)
         run.shards.mkdir(parents=True, exist_ok=True)
         log_to(run.log(rank))
@@ -144,7 +159,7 @@ def tell_inputs(data: ShardDataModule, then: str = "") -> None:
         log.warning("%s", line)
 
 
-def summary(run: Run, data: ShardDataModule) -> int:
+def summary(run: Run, data: ShardDataModule, done: str = "restored") -> int:
     """Say what became of this task's shards. Judged by the shards themselves: a loop may end early in silence."""
     totals = total(run, [shard.name for shard in data.shards])
     if not data.rank:  # what killed tasks left
@@ -153,7 +168,10 @@ def summary(run: Run, data: ShardDataModule) -> int:
         )
         if cleared:
             log.info("%d files of killed tasks were deleted", cleared)
-    log.info("%s -> %s", totals.line(), run.shards)
+    log.info("%s -> %s", totals.line(done), run.shards)
+    others = total(run, set(data.taken) - {shard.name for shard in data.shards})
+    if others.shards:
+        log.info("and of other tasks' shards: %s", others.line(done))
     if totals.far:
         log.warning("%s", far_line(totals.far, totals.restored))
     if not data.rank and (line := data.inputs.not_looked_at()):
@@ -163,4 +181,4 @@ def summary(run: Run, data: ShardDataModule) -> int:
     if totals.unfinished > len(set(data.held)) and data.limit is None:
         log.error("%d shards are not finished; run the same command again to go on", totals.unfinished)
         return CRASHED
-    return SOME_FAILED if totals.failed else ALL_RESTORED
+    return SOME_FAILED if totals.failed or others.failed else ALL_RESTORED

@@ -146,6 +146,7 @@ class ShardDataModule(LightningDataModule):
         self.all_shards = self.inputs.all
         self.shards = assigned(self.all_shards, self.rank, self.world)
         self.held: list[str] = []  # shards that other tasks were writing
+        self.taken: list[str] = []  # shards that this task wrote
         self.should_stop: Callable[[], bool] = lambda: False
         self.pin = False  # whether batches go to a CUDA device
         self.stack = True  # whether the samples of a batch are stacked, or left as they are
@@ -245,6 +246,7 @@ class ShardDataModule(LightningDataModule):
     def _take(self, writer: ShardWriter) -> bool:
         """Open a shard's output; says so when another task holds it."""
         if writer.open():
+            self.taken.append(writer.name)
             where = "" if writer.name in {shard.name for shard in self.shards} else ", left by another task"
             log.info(
                 "shard %s: begun with %d samples already written%s", writer.name, len(writer.done), where

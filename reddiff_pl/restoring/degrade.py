@@ -13,7 +13,7 @@ from reddiff_pl.errors import ConfigError
 from reddiff_pl.files import write_atomically
 from reddiff_pl.physics import NoNoise
 from reddiff_pl.restoring.batch_size import WITHOUT_GPU
-from reddiff_pl.restoring.command import prepare_output, summary, tell_inputs
+from reddiff_pl.restoring.command import check_output, prepare_output, summary, tell_inputs
 from reddiff_pl.restoring.config import guard
 from reddiff_pl.restoring.options import RestoreCLI
 from reddiff_pl.restoring.output import Members, write_batch
@@ -33,8 +33,9 @@ def degrade(argv: list[str]) -> int:
         raise ConfigError(
             "--data.measured: degrade makes measurements of clean images; give these as --data.images"
         )
-    run = prepare_output(cli)
+    check_output(cli)
     cli.make()
+    run = prepare_output(cli)
     guard(run, cli.resolved(), "none", folder=folder_mark(cli.datamodule.all_shards))
     tell_inputs(cli.datamodule)
     data, degradation = cli.datamodule, cli.datamodule.degradation
@@ -58,7 +59,7 @@ def degrade(argv: list[str]) -> int:
     for batch in tqdm(data.batches(), unit="batch", mininterval=1):
         write_batch(batch, members, {})
     write_atomically(run.shards / "physics.yaml", _physics_yaml(cli).encode())
-    return summary(run, data)
+    return summary(run, data, "measured")
 
 
 def _physics_yaml(cli: RestoreCLI) -> str:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import deepinv
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.plugins.environments import LightningEnvironment
 
+from reddiff_pl.options.annotations import widen_tuples
 from reddiff_pl.options.lazy_cli import LazyCLI
+from reddiff_pl.options.messages import with_values
 from reddiff_pl.options.shipped import shipped
 from reddiff_pl.restoring.datamodule import ShardDataModule
 from reddiff_pl.restoring.restoration import Restoration
 from reddiff_pl.restoring.short import expand
+from reddiff_pl.restoring.trainer_options import check_trainer
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "inference_mode": False,  # the optimiser inside predict_step needs autograd
@@ -33,10 +37,14 @@ class RestoreCLI(LazyCLI):
         argv: the options.
     """
 
+    flags = ("overwrite", "retry-failed", "trust-physics")
+
     def __init__(self, command: str, argv: list[str]) -> None:
+        widen_tuples(deepinv.physics)
         defaults = [shipped("priors/bundled.yaml"), shipped("samplers/reddiff.yaml")]
-        argv = expand(argv, command)
+        argv = expand(with_values(argv, self.flags), command)
         super().__init__(command, argv, Restoration, ShardDataModule, TRAINER_DEFAULTS, defaults)
+        check_trainer(self.config.trainer, TRAINER_DEFAULTS)
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_default_arguments_to_parser(parser)

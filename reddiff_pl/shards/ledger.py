@@ -88,9 +88,9 @@ class Totals:
     sums: Sums = field(default_factory=Sums)
     not_looked_at: Counter[str] = field(default_factory=Counter)
 
-    def line(self) -> str:
+    def line(self, done: str = "restored") -> str:
         means = ", ".join(f"{name} {value:.4g}" for name, value in sorted(self.sums.means().items()))
-        text = f"{self.restored} restored, {self.failed} failed, {self.shards} shards"
+        text = f"{self.restored} {done}, {self.failed} failed, {self.shards} shards"
         return f"{text}; mean {means}" if means else text
 
 

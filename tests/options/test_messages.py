@@ -1,0 +1,186 @@
+"""A bad option is one line that names it, before any work; nothing is left behind by a start that was refused."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from helpers import CONFIGS, QUICK, VAL_SHARD, png, read_json, restored_keys, write_shard
+from lightning.pytorch import Trainer
+
+from reddiff_pl.restoring.trainer_options import FREE, REFUSED
+
+TASK = ["--config", str(CONFIGS / "tasks" / "inpainting_random.yaml")]
+SHARDS = ["--data.shards", str(VAL_SHARD)]
+OUT = ["--out", "OUT"]
+SAMPLER = "--model.sampler.init_args."
+DPS = ["--config", str(CONFIGS / "samplers" / "dps.yaml")]
+
+BAD = {
+    "no out": ([*TASK, *SHARDS], "--out: give the output directory"),
+    "option": ([*TASK, *SHARDS, *OUT, "--data.batchsize", "4"], "did you mean --data.batch_size?"),
+    "single dash": ([*TASK, *SHARDS, *OUT, "-limit", "3"], "did you mean --limit?"),
+    "sampler's option": ([*TASK, *SHARDS, *OUT, f"{SAMPLER}stps=1"], "did you mean steps?"),
+    "type": (
+        [*TASK, *SHARDS, *OUT, "--data.batch_size=many"],
+        "--data.batch_size: expected an int or one of",
+    ),
+    "class": (
+        [*TASK, *SHARDS, *OUT, "--model.sampler=reddiff_pl.samplers.DSP", f"{SAMPLER}steps=4"],
+        "--model.sampler: no DSP in reddiff_pl.samplers; did you mean DPS?",
+    ),
+    "operator": (
+        [*SHARDS, *OUT, "--model.physics={class_path: deepinv.physics.Inpaintin}"],
+        "--model.physics: no Inpaintin in deepinv.physics; did you mean Inpainting?",
+    ),
+    "order": ([*DPS, *TASK, *SHARDS, *OUT], "the task's --config first, then the sampler's"),
+    "task": (
+        ["--config", str(CONFIGS / "tasks" / "inpainting_rndom.yaml"), *SHARDS, *OUT],
+        "did you mean tasks/inpainting_random.yaml",
+    ),
+    "seed": ([*TASK, *SHARDS, *OUT, "--seed", "9" * 20], "--seed: "),
+    "value without option": ([*TASK, *SHARDS, *OUT, "extra"], "extra: "),
+    "latin-1": ([*TASK, *SHARDS, *OUT, "--config", "latin.yaml"], "latin.yaml is not UTF-8"),
+    "utf-16": ([*TASK, *SHARDS, *OUT, "--config=utf16.yaml"], "utf16.yaml is not UTF-8 but UTF-16"),
+    "not yaml": ([*TASK, *SHARDS, *OUT, "--config=bad.yaml"], "bad.yaml is not YAML"),
+    "no prior there": (
+        [
+            *TASK,
+            *SHARDS,
+            *OUT,
+            "--model.prior=reddiff_pl.priors.UNet",
+            "--model.prior.init_args.path=/nowhere",
+        ],
+        "/nowhere",
+    ),
+    **{
+        f"trainer's {name}": ([*TASK, *SHARDS, *OUT, f"--trainer.{name}={value}"], f"--trainer.{name}: ")
+        for name, value in {
+            "num_nodes": 2,
+            "limit_predict_batches": 1,
+            "fast_dev_run": "true",
+            "max_time": "00:00:01:00",
+            "strategy": "ddp",
+            "detect_anomaly": "true",
+        }.items()
+    },
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_one_line_and_nothing_left(reddiff, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    Path("latin.yaml").write_bytes("# größe\nseed: 1\n".encode("latin-1"))
+    Path("utf16.yaml").write_bytes("seed: 1\n".encode("utf-16"))
+    Path("bad.yaml").write_text("seed: [1\n")
+    options, says = BAD[name]
+    code, printed = reddiff("restore", *options)
+    assert code == 2, printed
+    lines = printed.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("reddiff restore: error: ") and says in lines[0], printed
+    assert "NestedArg" not in printed and not Path("OUT").exists()
+
+
+def test_all_of_the_trainers_options_were_looked_at():
+    assert set(inspect.signature(Trainer).parameters) == {*REFUSED, *FREE}
+
+
+@pytest.mark.parametrize("operator", ["Demosaicing", "SinglePixelCamera"])
+def test_operators_whose_annotations_say_a_tuple_of_one(reddiff, tmp_path, operator):
+    more = ", m: 30" if operator == "SinglePixelCamera" else ""
+    init = f"{{img_size: [3, 64, 64]{more}}}"
+    options = [f"--model.physics={{class_path: deepinv.physics.{operator}, init_args: {init}}}", "--limit=1"]
+    code, printed = reddiff("restore", *QUICK, *options, *SHARDS, "--out", tmp_path / "out")
+    assert code == 0 and "1 restored" in printed, printed
+    code, printed = reddiff("restore", *QUICK, *options, *SHARDS, "--out", tmp_path / "out")
+    assert code == 0, printed  # what was resolved is read again
+
+
+def test_a_bare_overwrite_deletes_nothing_before_all_is_checked(reddiff, tmp_path):
+    out = tmp_path / "out"
+    command = ["restore", *QUICK, *TASK, *SHARDS, "--limit=1", "--out", out]
+    assert reddiff(*command)[0] == 0
+    before = (out / "shards" / "val-000000.tar").read_bytes()
+    assert reddiff(*command, "--overwrite", "--model.num_samples=0")[0] == 2
+    assert (out / "shards" / "val-000000.tar").read_bytes() == before
+    assert reddiff(*command, "--overwrite", "--seed=1")[0] == 0
+    assert yaml.safe_load((out / "config.yaml").read_text())["seed"] == 1
+
+
+def test_out_is_not_where_the_inputs_are(reddiff, tmp_path):
+    picture = png(np.zeros((64, 64, 3), np.uint8))
+    shard = write_shard(tmp_path / "shards" / "a.tar", [("a", {"png": picture})])
+    before = shard.read_bytes()
+    for out in (tmp_path, tmp_path / "shards"):
+        code, printed = reddiff("restore", *QUICK, *TASK, "--data.shards", shard, "--out", out)
+        assert code == 2 and "--out: " in printed and "holds the inputs" in printed, printed
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "a.png").write_bytes(picture)
+    code, printed = reddiff("restore", *QUICK, *TASK, "--data.images", photos, "--out", photos)
+    assert code == 2 and "--out: " in printed, printed
+    assert shard.read_bytes() == before and not list(tmp_path.rglob("logs"))
+    assert sorted(path.name for path in photos.iterdir()) == ["a.png"]
+
+
+def test_degrade_says_measured_and_the_log_has_what_came_before_it(reddiff, tmp_path):
+    command = [*QUICK, *TASK, *SHARDS, "--limit=2"]
+    code, printed = reddiff("degrade", *command, "--out", tmp_path / "y")
+    assert code == 0 and "2 measured, 0 failed" in printed and "restored" not in printed
+
+
+def test_what_a_task_took_over_is_told(reddiff, tmp_path):
+    picture = png(np.zeros((64, 64, 3), np.uint8))
+    for i in range(3):
+        bad = [("b", {"png": b"no image"})] if i == 1 else []
+        write_shard(tmp_path / "in" / f"{i}.tar", [("a", {"png": picture}), *bad])
+    options = [*QUICK, *TASK, "--data.shards", tmp_path / "in" / "*.tar", "--rank=0", "--world=2"]
+    code, printed = reddiff("restore", *options, "--out", tmp_path / "out")
+    assert "and of other tasks' shards: 1 restored, 1 failed, 1 shards" in printed, printed
+    assert "2 restored, 0 failed, 2 shards" in printed and code == 3
+
+
+def test_names_and_locales(tmp_path):
+    """In a locale that is not UTF-8, and with a name that no encoding has: the same keys, and no traceback."""
+    picture = png(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    samples = [("größe", {"png": picture}), ("bad\udcff", {"png": b"no image"})]
+    shard = write_shard(tmp_path / "in" / "a.tar", samples)
+    (tmp_path / "ü.yaml").write_text("# größe\nseed: 0\n", encoding="utf-8")
+    tars = {}
+    environments = {
+        "ascii": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        "utf-8": {"LC_ALL": "C.UTF-8"},
+    }
+    for name, environment in environments.items():
+        command = [
+            *QUICK,
+            *TASK,
+            "--config",
+            tmp_path / "ü.yaml",
+            "--data.shards",
+            shard,
+            "--out",
+            tmp_path / name,
+        ]
+        done = subprocess.run(
+            [sys.executable, "-m", "reddiff_pl", "restore", *map(str, command)],
+            env={**os.environ, **environment},
+            capture_output=True,
+            check=False,
+        )
+        printed = (done.stdout + done.stderr).decode()
+        assert done.returncode == 3 and "Traceback" not in printed and "Logging error" not in printed, printed
+        output = tmp_path / name / "shards" / "a.tar"
+        assert restored_keys(output) == ["größe"]
+        log = (tmp_path / name / "logs" / "task-00000.log").read_text(encoding="utf-8")
+        assert r"key bad\udcff: " in log
+        [failure] = read_json(tmp_path / name / "accounts" / "a.json")["failed"]
+        assert failure["key"] == "bad\udcff"
+        tars[name] = output.read_bytes()
+    assert tars["ascii"] == tars["utf-8"]
