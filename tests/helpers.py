@@ -93,7 +93,11 @@ def blur_network(path: Path) -> Path:
 
 
 def task_options(task: Path, folder: Path) -> list[str]:
-    """What a shipped task needs beside its file: nonlinear_blur a network."""
+    """What a shipped file needs beside itself: nonlinear_blur and most priors a network."""
+    if task.parent.name == "priors":
+        import shipped_priors  # diffusers
+
+        return shipped_priors.options(task.stem, folder / "prior")
     if task.stem != "nonlinear_blur":
         return []
     return [

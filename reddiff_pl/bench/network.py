@@ -62,14 +62,13 @@ def make_network(folder: str | Path, config: dict[str, Any] | None = None, seed:
     folder = Path(folder)
     if (folder / "diffusion_pytorch_model.safetensors").is_file():  # written last
         return str(folder)
-    from reddiff_pl.training.files import write_prior
+    from reddiff_pl.training.files import schedule, write_prior
 
     config = config or ADM256
     network = empty_network(config).to_empty(device="cpu")
     randomise(network, seed)
-    schedule = {"num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02}
     try:
-        write_prior(folder, config, network.state_dict(), schedule)
+        write_prior(folder, config, network.state_dict(), schedule("epsilon"))
     except OSError as error:
         raise ConfigError(f"--work: cannot write {folder}: {error.strerror}") from error
     return str(folder)

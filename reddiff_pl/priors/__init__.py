@@ -3,6 +3,7 @@
 from reddiff_pl.priors.base import Prior, linear_abar
 from reddiff_pl.priors.classifier import ADMClassifier, Classifier, ClassifierGuidance
 from reddiff_pl.priors.edm import EDM
+from reddiff_pl.priors.flow import Flow
 from reddiff_pl.priors.gaussian import Gaussian
 from reddiff_pl.priors.gaussian_mixture import GaussianMixture
 from reddiff_pl.priors.latent import Latent
@@ -14,6 +15,7 @@ __all__ = [
     "ADMClassifier",
     "Classifier",
     "ClassifierGuidance",
+    "Flow",
     "Gaussian",
     "GaussianMixture",
     "Latent",

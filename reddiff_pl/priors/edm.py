@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.priors.base import Prior, labels_of, linear_abar, per_image
-from reddiff_pl.priors.checkpoints import check_finite, kind_of
-from reddiff_pl.priors.loading import full_precision
+from reddiff_pl.priors.checkpoints import check_finite
+from reddiff_pl.priors.loading import full_precision, load_weights
 from reddiff_pl.priors.precision import autocast
 
 
@@ -88,7 +88,7 @@ class EDM(Prior):
             network, self.source = _torchscript(torchscript, trust)
         assert network is not None
         if weights is not None:
-            _load(network, weights)
+            load_weights(network, weights)
         check_finite(network.state_dict(), "model.prior.init_args.network")
         self.network = network.float().eval()
         for parameter in self.network.parameters():  # TorchScript has no requires_grad_ of the whole
@@ -144,14 +144,3 @@ def _torchscript(path: str, trust: bool) -> tuple[nn.Module, str]:
     except Exception as error:  # whatever a damaged file raises
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"model.prior.init_args.torchscript: cannot load {path}: {reason}") from error
-
-
-def _load(network: nn.Module, path: str) -> None:
-    from safetensors.torch import load_file
-
-    try:
-        network.load_state_dict(load_file(path))
-    except Exception as error:  # a damaged file, or other tensors than the module's
-        kind = kind_of(Path(path))
-        reason = f"it is {kind}" if kind else " ".join(str(error).split())[:200]
-        raise ConfigError(f"model.prior.init_args.weights: cannot load {path}: {reason}") from error

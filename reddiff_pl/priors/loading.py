@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 # weights and settings of an unconditional pipeline, nothing else of a repository
 _WANTED = [
     f"{folder}{name}"
-    for folder in ("", "unet/", "scheduler/", "vae/", "vqvae/")
+    for folder in ("", "unet/", "transformer/", "scheduler/", "vae/", "vqvae/")
     for name in ("config.json", "scheduler_config.json", "diffusion_pytorch_model*.safetensors*")
 ]
 
@@ -103,8 +103,8 @@ def read_json(path: Path, option: str) -> dict[str, Any]:
 def scheduler_config(folder: Path, option: str) -> dict[str, Any] | None:
     """The scheduler_config.json of a model or pipeline folder, if it has one."""
     for place in (folder, folder / "scheduler", folder.parent / "scheduler"):
-        # ../scheduler is a pipeline's only where this is its unet/
-        if (place != folder.parent / "scheduler" or folder.name == "unet") and (
+        # ../scheduler is a pipeline's only where this is its network
+        if (place != folder.parent / "scheduler" or folder.name in ("unet", "transformer")) and (
             place / "scheduler_config.json"
         ).is_file():
             return read_json(place / "scheduler_config.json", option)
@@ -127,7 +127,8 @@ def load_network(folder: Path, kinds: tuple[str, ...], option: str) -> nn.Module
     config = read_json(folder / "config.json", option)
     kind = config.get("_class_name", kinds[0])
     if kind not in kinds:
-        text = "; it needs a text prompt" if kind == "UNet2DConditionModel" else ""
+        needy = ("UNet2DConditionModel", "SD3Transformer2DModel", "FluxTransformer2DModel")
+        text = "; with its text encoders it goes through reddiff_pl.priors.Pipeline" if kind in needy else ""
         raise ConfigError(f"{option}: {folder} is a {kind}, expected {' or '.join(kinds)}{text}")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")  # it warns when accelerate is not installed
     import diffusers  # seconds to import, so only when a network is wanted
@@ -160,6 +161,22 @@ def load_network(folder: Path, kinds: tuple[str, ...], option: str) -> nn.Module
         )
     check_finite(network.state_dict(), f"{option}: {folder}")
     return network.float().eval().requires_grad_(False)
+
+
+def load_weights(network: nn.Module, path: str) -> None:
+    """Fill a module by class_path from safetensors.
+
+    Raises:
+        ConfigError: a damaged file, or other tensors than the module's.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        network.load_state_dict(load_file(path))
+    except Exception as error:  # whatever a damaged file raises
+        kind = kind_of(Path(path))
+        reason = f"it is {kind}" if kind else " ".join(str(error).split())[:200]
+        raise ConfigError(f"model.prior.init_args.weights: cannot load {path}: {reason}") from error
 
 
 def _weights(folder: Path) -> list[Path]:

@@ -32,9 +32,11 @@ def abar_from(config: Mapping[str, Any]) -> Tensor:
         ConfigError: a schedule that is not one over discrete timesteps, or not known.
     """
     kind = str(config.get("_class_name", ""))
-    if any(
-        word in kind for word in ("ScoreSde", "Karras", "EDM", "FlowMatch", "Consistency", "CMStochastic")
-    ):
+    if "FlowMatch" in kind:
+        raise ConfigError(
+            f"model.prior: a network with a {kind} is a flow; it goes through reddiff_pl.priors.Flow"
+        )
+    if any(word in kind for word in ("ScoreSde", "Karras", "EDM", "Consistency", "CMStochastic")):
         raise ConfigError(
             f"model.prior: {kind} has no discrete timesteps; networks in sigma go through reddiff_pl.priors.EDM"
         )

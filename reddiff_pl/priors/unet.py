@@ -1,42 +1,24 @@
-"""Denoising UNets from diffusers folders.
-
-What a network predicts becomes the noise eps in x_t = alpha_t x0 + sigma_t eps:
-
-    epsilon: eps    v_prediction: eps = alpha_t v + sigma_t x_t    sample: eps = (x_t - alpha_t x0) / sigma_t
-
-References:
-    Progressive Distillation for Fast Sampling of Diffusion Models | https://arxiv.org/abs/2202.00512
-"""
+"""Denoising UNets from diffusers folders."""
 
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from reddiff_pl.errors import ConfigError
-from reddiff_pl.priors.base import Prior, labels_of, per_image
-from reddiff_pl.priors.fused.graphs import Graphs
-from reddiff_pl.priors.fused.obstacle import obstacle
-from reddiff_pl.priors.loading import find_folder, full_precision, load_network, part, scheduler_config
-from reddiff_pl.priors.precision import DTYPES
+from reddiff_pl.priors.base import Prior, labels_of
+from reddiff_pl.priors.forward import Forward, Precision
+from reddiff_pl.priors.loading import find_folder, load_network, part, scheduler_config
+from reddiff_pl.priors.prediction import Prediction, checked, eps_from
 from reddiff_pl.priors.schedule import abar_from
-
-log = logging.getLogger(__name__)
 
 BUNDLED = Path(__file__).parent.parent / "assets" / "prior64"
 
 _OPTION = "model.prior.init_args.path"
-_PRECISION = "model.prior.init_args.precision"
-
-Precision = Literal["auto", "32", "bf16", "16", "fp8"]
-Prediction = Literal["epsilon", "v_prediction", "sample"]
 
 
 class UNet(Prior):
@@ -87,18 +69,11 @@ class UNet(Prior):
         prediction_type: Prediction | None = None,
     ) -> None:
         super().__init__()
-        if precision not in get_args(Precision):
-            raise ConfigError(
-                f"{_PRECISION}: must be one of {', '.join(get_args(Precision))}, got {precision}"
-            )
         folder = part(find_folder(path or str(BUNDLED), hub), ("unet",))
         self.network = load_network(folder, ("UNet2DModel",), _OPTION)
         config: Any = self.network.config
         _check_config(config, f"{_OPTION}: {folder}/config.json")
-        size = (
-            config.sample_size if isinstance(config.sample_size, (tuple, list)) else [config.sample_size] * 2
-        )
-        self.shape = (config.in_channels, size[0], size[1])
+        self.shape = shape_of(self.network, folder)
         self.classes = config.num_class_embeds or 0
         if label is not None and not 0 <= label < self.classes:
             raise ConfigError(
@@ -116,17 +91,8 @@ class UNet(Prior):
             **given,
         }
         self.register_buffer("abar", abar_from(schedule), persistent=False)
-        self.prediction_type = prediction_type or schedule.get("prediction_type", "epsilon")
-        if self.prediction_type not in get_args(Prediction):
-            raise ConfigError(
-                f"model.prior.init_args.prediction_type: must be one of {', '.join(get_args(Prediction))}, got "
-                f"{self.prediction_type}"
-            )
-        self.fused, self.graph, self.compiled = fused, graph, compile
-        if precision == "fp8":
-            self._check_eight_bits()
-        self._forward: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = None
-        full_precision()
+        self.prediction_type = checked(prediction_type or schedule.get("prediction_type", "epsilon"))
+        self.forward_pass = Forward(self.network, self.shape[0], precision, fused, graph, compile)
 
     def settings(self) -> str:
         network: Any = self.network
@@ -139,21 +105,8 @@ class UNet(Prior):
         x_t = x_t.float()
         height, width = x_t.shape[-2:]
         x = self._padded(x_t) if tuple(x_t.shape[1:]) != self.shape else x_t
-        if x.is_cuda and not torch.is_grad_enabled():
-            if self._forward is None:
-                self._forward = self._fast_forward()
-            output = self._forward(x, t, labels)
-        else:
-            output = self._network(x, t, labels)
-        # a learned variance comes in further channels
-        output = output[:, : self.shape[0], :height, :width].float()
-        if self.prediction_type == "epsilon":
-            return output
-        abar = per_image(self.abar[t], x_t)
-        alpha, sigma = abar.sqrt().float(), (1 - abar).sqrt().float()
-        if self.prediction_type == "v_prediction":
-            return alpha * output + sigma * x_t
-        return (x_t - alpha * output) / sigma
+        output = self.forward_pass(x, t, labels)[..., :height, :width]
+        return eps_from(output, x_t, self.abar[t], self.prediction_type)
 
     def calls(self, images: int, most: int, like: Tensor) -> list[int]:
         """Few shapes, as each is captured as a graph: powers of two for what does not fill a batch."""
@@ -176,66 +129,46 @@ class UNet(Prior):
         return sizes
 
     def release(self) -> None:
-        if isinstance(self._forward, Graphs):
-            self._forward.clear()
-
-    def _dtype(self, device: torch.device) -> torch.dtype:
-        """What the network computes in."""
-        if self.precision == "auto":
-            has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-            return torch.bfloat16 if has_bf16 else torch.float32
-        return DTYPES[self.precision.replace("fp8", "bf16")] or torch.float32
-
-    def _check_eight_bits(self) -> None:
-        """
-        Raises:
-            ConfigError: what precision fp8 lacks.
-        """
-        if not self.fused or self.compiled:
-            raise ConfigError(f"{_PRECISION}: fp8 needs fused: true and compile: false")
-        if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 9):
-            raise ConfigError(f"{_PRECISION}: fp8 needs a CUDA device of compute capability 8.9 or more")
-        if (reason := obstacle(self.network)) is not None:
-            raise ConfigError(f"{_PRECISION}: fp8 needs a network that can be fused, not one with {reason}")
-
-    def _network(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
-        """diffusers' own forward pass."""
-        dtype = self._dtype(x.device)
-        if x.device.type == "cpu":  # a tenth faster there
-            x = x.contiguous(memory_format=torch.channels_last)
-        # a graph must not keep the cache's copies of the weights
-        with torch.autocast(x.device.type, dtype, dtype != torch.float32, cache_enabled=not x.is_cuda):
-            # t stays an integer: bf16 would turn 937 into 936
-            return self.network(x, t, class_labels=labels, return_dict=False)[0]
-
-    def _fast_forward(self) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
-        """The network's evaluation without gradients, on the CUDA device where it is by now."""
-        forward: Callable[..., Tensor] = self._network
-        dtype = self._dtype(self.abar.device)
-        if self.compiled:
-            self.network.to(memory_format=torch.channels_last)
-            forward = torch.compile(forward, dynamic=False)
-        elif self.fused and dtype != torch.float32:
-            if (reason := obstacle(self.network)) is None:
-                from reddiff_pl.priors.fused.unet import FusedUNet  # Triton
-
-                operands = torch.float8_e4m3fn if self.precision == "fp8" else None
-                forward = FusedUNet(self.network, dtype, self.shape[0], operands)
-            else:
-                log.info("the network is not fused: %s; compile: true may make it faster", reason)
-        return Graphs(forward) if self.graph else forward
+        self.forward_pass.release()
 
     def _padded(self, x: Tensor) -> Tensor:
         """Images of another size, padded at the bottom and the right."""
-        if not self.fully_convolutional or x.shape[1] != self.shape[0]:
-            raise ConfigError(
-                f"model.prior: a network for images of {self.shape} got {tuple(x.shape[1:])}; for larger ones set "
-                "fully_convolutional: true, or wrap the prior in reddiff_pl.priors.Tiled"
-            )
-        network: Any = self.network
-        multiple = 2 ** (len(network.config.block_out_channels) - 1)
-        height, width = x.shape[-2:]
-        return F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="reflect")
+        check_size(self, x)
+        return padded(x, 2 ** (len(self.network.config.block_out_channels) - 1))  # type: ignore[union-attr,arg-type]
+
+
+def shape_of(network: Any, folder: Path) -> tuple[int, int, int]:
+    """(C, H, W) of what a diffusers network sees, from its configuration.
+
+    Raises:
+        ConfigError: it does not say.
+    """
+    size = network.config.sample_size
+    height, width = size if isinstance(size, (tuple, list)) else (size, size)
+    if height is None:
+        raise ConfigError(f"{_OPTION}: {folder}/config.json has no sample_size")
+    return network.config.in_channels, height, width
+
+
+def check_size(prior: Any, x: Tensor) -> None:
+    """
+    Args:
+        prior: with a `shape`, and `fully_convolutional` where it takes other sizes.
+
+    Raises:
+        ConfigError: images (B, C, H, W) of a size that it does not take.
+    """
+    if not prior.fully_convolutional or x.shape[1] != prior.shape[0]:
+        raise ConfigError(
+            f"model.prior: a network for images of {prior.shape} got {tuple(x.shape[1:])}; for larger ones set "
+            "fully_convolutional: true, or wrap the prior in reddiff_pl.priors.Tiled"
+        )
+
+
+def padded(x: Tensor, multiple: int) -> Tensor:
+    """Images (B, C, H, W) padded by reflection, at the bottom and the right, to sides that are multiples."""
+    height, width = x.shape[-2:]
+    return F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="reflect")
 
 
 def _check_config(config: Any, where: str) -> None:

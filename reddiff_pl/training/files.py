@@ -51,10 +51,33 @@ class Training:
         return self.out / "samples" / f"step-{step:07d}.png"
 
 
+def schedule(
+    objective: str, T: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02
+) -> dict[str, Any]:
+    """The scheduler_config.json of a network.
+
+    Args:
+        objective: "epsilon" or "flow".
+        T: number of timesteps; of a flow, what the network is told at time 1.
+        beta_start, beta_end: of the linear schedule; a flow has none.
+    """
+    if objective == "flow":
+        return {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": T, "shift": 1.0}
+    return {
+        "_class_name": "DDPMScheduler",
+        "beta_schedule": "linear",
+        "prediction_type": "epsilon",
+        "clip_sample": False,
+        "num_train_timesteps": T,
+        "beta_start": beta_start,
+        "beta_end": beta_end,
+    }
+
+
 def write_prior(
     folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor], schedule: Mapping[str, Any]
 ) -> None:
-    """Write a folder that `reddiff_pl.priors.UNet` and diffusers' `UNet2DModel.from_pretrained` read.
+    """Write a folder that `reddiff_pl.priors.UNet` or `Flow`, and diffusers' `UNet2DModel.from_pretrained`, read.
 
     Float16 safetensors. The configuration does not change during a training and the weights are replaced by one
     rename, so the folder is usable at any moment.
@@ -63,20 +86,13 @@ def write_prior(
         folder: where to.
         config: the network's.
         weights: its state_dict.
-        schedule: num_train_timesteps, and beta_start and beta_end of a linear schedule.
+        schedule: its scheduler_config.json.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    scheduler = {
-        "_class_name": "DDPMScheduler",
-        "beta_schedule": "linear",
-        "prediction_type": "epsilon",
-        "clip_sample": False,
-        **schedule,
-    }
     content = {"_class_name": "UNet2DModel"} | {k: v for k, v in config.items() if not k.startswith("_")}
     content["dropout"] = 0.0  # of the training alone
     content["num_train_timesteps"] = schedule["num_train_timesteps"]
-    for name, value in {"config.json": content, "scheduler_config.json": scheduler}.items():
+    for name, value in {"config.json": content, "scheduler_config.json": schedule}.items():
         write_atomically(folder / name, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
     half = {name: tensor.detach().to("cpu", torch.float16).contiguous() for name, tensor in weights.items()}
     write_atomically(folder / "diffusion_pytorch_model.safetensors", save(half, {"format": "pt"}))

@@ -1,4 +1,4 @@
-"""Training of an eps-prediction UNet on crops of photos, as a LightningModule."""
+"""Training of a UNet that predicts noise, or a flow's velocity, on crops of photos, as a LightningModule."""
 
 from __future__ import annotations
 
@@ -32,13 +32,17 @@ AGREE_EVERY = 10  # steps between two agreements of several processes; each wait
 class PriorTraining(LightningModule):
     """Minimises |eps(x_t, t) - z|^2 over x_t = alpha_t x0 + sigma_t z, with t uniform in 0..T-1.
 
-    The timesteps of a batch are stratified: one in each of B equal parts of 0..T-1, which leaves each of them uniform.
+    With objective flow it is |v(x, T t) - (z - x0)|^2 over x = (1 - t) x0 + t z, with t uniform in [0, 1]. The times of
+    a batch are stratified: one in each of B equal parts of their range, which leaves each of them uniform.
     All random numbers of a step are named by (seed, process, step), so a resumed run equals an uninterrupted one.
     A step whose gradients are not finite is skipped.
 
     Args:
         network: the network, by its constructor's arguments; None: as `init_from` describes it.
         init_from: a diffusers folder of the same network to begin with its weights. Default: random weights.
+        objective: what the network learns to predict: epsilon, the noise; the folder is one for
+            `reddiff_pl.priors.UNet`; flow, the velocity: it is one for `reddiff_pl.priors.Flow`. The held-out error
+            is that of the noise, at the same levels, either way.
         lr: largest step size of AdamW.
         betas: AdamW's betas.
         weight_decay: AdamW's.
@@ -52,7 +56,7 @@ class PriorTraining(LightningModule):
         ema_decays: of the averages of the weights; all are evaluated, the best is exported.
         export: best: the average with the lowest held-out error so far; last: the first average as it is at the end.
         t_weighting: exponent p of the loss's weight (sigma_t / alpha_t)^p, scaled to mean 1 over t. 0 is the plain
-            loss, in which small t dominate; 2 is the loss of x0.
+            loss, in which small t dominate; 2 is the loss of x0. Must be 0 for a flow.
         compile: compile the network with torch.compile.
         validate_every: steps between two validations, each of which also leaves the prior and the state.
         validate_t: timesteps at which the held-out error is taken.
@@ -76,6 +80,7 @@ class PriorTraining(LightningModule):
         self,
         network: UNet2DModel | None = None,
         init_from: str | None = None,
+        objective: Literal["epsilon", "flow"] = "epsilon",
         lr: float = 4e-4,
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
@@ -101,6 +106,8 @@ class PriorTraining(LightningModule):
         for name, value in {"lr": lr, "clip": clip, "validate_every": validate_every}.items():
             if value <= 0:
                 raise ConfigError(f"--model.{name}: must be above 0, got {value}")
+        if objective == "flow" and t_weighting:
+            raise ConfigError(f"--model.t_weighting: must be 0 for a flow, got {t_weighting}")
         decays = [0.9995] if ema_decays is None else ema_decays
         if not decays or not all(0 <= d < 1 for d in decays) or len(set(decays)) < len(decays):
             raise ConfigError(f"--model.ema_decays: must be different numbers in [0, 1), got {decays}")
@@ -124,7 +131,8 @@ class PriorTraining(LightningModule):
         self.seed, self.files = seed, files.Training(Path(out))
 
         abar = linear_abar(T, beta_start, beta_end)
-        self.schedule = {"num_train_timesteps": T, "beta_start": beta_start, "beta_end": beta_end}
+        self.objective = objective
+        self.schedule = files.schedule(objective, T, beta_start, beta_end)
         self.register_buffer("abar", abar, persistent=False)
         self.register_buffer("alpha", abar.sqrt().float(), persistent=False)
         self.register_buffer("sigma", (1 - abar).sqrt().float(), persistent=False)
@@ -192,14 +200,20 @@ class PriorTraining(LightningModule):
         with torch.no_grad():
             x = self.augment(self.pyramid.draw(B, self.shape[-1], self.generator), self.generator)
             u = torch.rand(B, generator=self.generator, device=self.device)
-            t = ((torch.arange(B, device=self.device) + u) * (T / B)).long().clamp_(max=T - 1)
+            t = (torch.arange(B, device=self.device) + u) * (T / B)
             noise = (B, *self.shape[1:], self.shape[0])  # channels last in memory, as the crops are
             z = torch.randn(noise, generator=self.generator, device=self.device).permute(0, 3, 1, 2)
-            x_t = per_image(self.alpha[t], x) * x + per_image(self.sigma[t], x) * z
-        eps = self.forward_compiled[0](x_t, t, return_dict=False)[0]
-        errors = (eps.float() - z).square().mean((1, 2, 3))
+            if self.objective == "flow":
+                share = per_image(t / T, x)
+                x_t, target, weight = (1 - share) * x + share * z, z - x, torch.ones_like(t)
+            else:
+                t = t.long().clamp_(max=T - 1)
+                x_t = per_image(self.alpha[t], x) * x + per_image(self.sigma[t], x) * z
+                target, weight = z, self.weight[t]
+        output = self.forward_compiled[0](x_t, t, return_dict=False)[0]
+        errors = (output.float() - target).square().mean((1, 2, 3))
         self.loss_sum += errors.detach().mean()
-        return (self.weight[t] * errors).mean()
+        return (weight * errors).mean()
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         """Scale and, where something is not finite, skip; inside the fused optimiser, so that nothing waits."""

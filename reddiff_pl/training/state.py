@@ -25,6 +25,7 @@ def save(training: PriorTraining) -> None:
         "begun": training.budget.begun,
         "best": training.best,
         "ema_decays": training.ema_decays,
+        "objective": training.objective,
         "loss_sum": training.loss_sum,
         "loss_steps": training.loss_steps,
         "skipped": training.skipped,
@@ -45,6 +46,8 @@ def load(training: PriorTraining, state: dict[str, Any]) -> None:
     try:
         if state["network"] != json.dumps(architecture(training.network.config), sort_keys=True):
             raise ConfigError(f"{where} network; choose another --out")
+        if state.get("objective", "epsilon") != training.objective:
+            raise ConfigError(f"{where} objective; choose another --out")
         if state["ema_decays"] != training.ema_decays:
             raise ConfigError(f"{where} ema_decays: {state['ema_decays']}; choose another --out")
         training.network.load_state_dict(state["weights"])

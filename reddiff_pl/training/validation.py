@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from reddiff_pl.files import write_atomically
+from reddiff_pl.priors.prediction import eps_from, flow_time, levels
 from reddiff_pl.shards import encode
 from reddiff_pl.training import files, heldout
 
@@ -91,9 +92,25 @@ def validate(training: PriorTraining) -> None:
 def _eps(training: PriorTraining, i: int) -> heldout.Eps:
     weights = training.averages.weights(i)
 
-    def eps(x: Tensor, t: Tensor) -> Tensor:
+    def network(x: Tensor, t: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):  # as it will be used
             return torch.func.functional_call(training.network, weights, (x, t), {"return_dict": False})[0]
+
+    return network if training.objective == "epsilon" else noise_of(network, training.abar)
+
+
+def noise_of(network: heldout.Eps, abar: Tensor) -> heldout.Eps:
+    """The eps of a flow's network.
+
+    Args:
+        network: velocity(x (B, C, H, W), T t (B,)).
+        abar: of the timesteps that eps is asked at, (T,).
+    """
+
+    def eps(x_t: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = levels(abar[t], x_t)
+        velocity = network(x_t / (alpha + sigma), len(abar) * flow_time(abar[t]).float())
+        return eps_from(velocity, x_t, abar[t], "flow")
 
     return eps
 

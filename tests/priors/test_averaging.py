@@ -12,7 +12,7 @@ from diffusers import UNet2DModel
 from safetensors.torch import load_file
 
 from reddiff_pl.priors import UNet
-from reddiff_pl.training.files import write_prior
+from reddiff_pl.training.files import schedule, write_prior
 
 NETWORK = {
     "sample_size": 8,
@@ -22,7 +22,7 @@ NETWORK = {
     "up_block_types": ["UpBlock2D"],
     "norm_num_groups": 4,
 }
-SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
+SCHEDULE = schedule("epsilon")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 

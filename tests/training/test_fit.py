@@ -16,7 +16,8 @@ from PIL import Image
 from run_tasks import wait_until
 from tiny import FIT, NETWORK, records
 
-from reddiff_pl.priors import UNet
+from reddiff_pl.priors import Flow, UNet
+from reddiff_pl.training.validation import noise_of
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,34 @@ def test_the_folder_says_what_it_was_trained_with(trained):
     assert (schedule["num_train_timesteps"], schedule["prediction_type"]) == (1000, "epsilon")
     config = read_json(trained / "prior" / "config.json")
     assert NETWORK.items() <= config.items()
+
+
+def test_a_flow_learns_and_restores(reddiff, tasks, tmp_path):
+    """Its held-out error is that of the noise at the same levels, and its folder is a `priors.Flow`."""
+    assert tasks.run("fit", *FIT, "--model.objective=flow", "--out", tmp_path / "out") == 0
+    first, *_, last = records(tmp_path / "out")
+    assert 0 < last["train_loss"] < 3
+    for t in ("100", "400", "800"):
+        assert last["eps_mse"]["0.998"][t] < first["eps_mse"]["0.998"][t]
+    schedule = read_json(tmp_path / "out" / "prior" / "scheduler_config.json")
+    assert schedule["_class_name"] == "FlowMatchEulerDiscreteScheduler"
+    prior = Flow(str(tmp_path / "out" / "prior"))
+    assert prior.time_scale == 1000
+    x, t = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([10, 800])
+
+    def network(x, t):
+        return prior.network(x, t).sample
+
+    # the log's errors are those of the prior that restores
+    torch.testing.assert_close(noise_of(network, prior.abar)(x, t), prior.eps(x, t))
+    assert tasks.run("fit", *FIT, "--out", tmp_path / "out") == 2
+    assert "objective" in tasks.printed.read_text()
+    options = ["--data.shards", VAL_SHARD, "--limit=2", "--data.batch_size=2"]
+    options += ["--model.prior=reddiff_pl.priors.Flow", "--model.sampler.init_args.steps=2"]
+    config = CONFIGS / "tasks" / "inpainting_random.yaml"
+    path = f"--model.prior.init_args.path={tmp_path / 'out' / 'prior'}"
+    code, printed = reddiff("restore", "--config", config, *options, path, "--out", tmp_path / "restored")
+    assert code == 0, printed
 
 
 def test_a_finished_training_is_left_alone(trained, tasks):

@@ -1,0 +1,123 @@
+"""How a diffusers network is evaluated: its own forward pass, compiled, or by the kernels of `fused/`, as a graph."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from reddiff_pl.errors import ConfigError
+from reddiff_pl.priors.fused.graphs import Graphs
+from reddiff_pl.priors.fused.obstacle import obstacle
+from reddiff_pl.priors.loading import full_precision
+from reddiff_pl.priors.precision import DTYPES
+
+log = logging.getLogger(__name__)
+
+_PRECISION = "model.prior.init_args.precision"
+
+Precision = Literal["auto", "32", "bf16", "16", "fp8"]
+
+
+class Forward:
+    """Evaluates network(x, t, class_labels=labels, return_dict=False)[0].
+
+    Args:
+        network: a UNet2DModel, or another one that is called like it. Its owner moves it between devices.
+        channels: of the output that are wanted.
+        precision, fused, graph, compile: as `reddiff_pl.priors.UNet` has them.
+
+    Raises:
+        ConfigError: options that do not fit the network or the machine.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        channels: int,
+        precision: Precision = "auto",
+        fused: bool = True,
+        graph: bool = True,
+        compile: bool = False,
+    ) -> None:
+        if precision not in get_args(Precision):
+            raise ConfigError(
+                f"{_PRECISION}: must be one of {', '.join(get_args(Precision))}, got {precision}"
+            )
+        self.network: Any = network
+        self.channels, self.precision = channels, precision
+        self.fused, self.graph, self.compiled = fused, graph, compile
+        if precision == "fp8":
+            self._check_eight_bits()
+        self._fast: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = None
+        full_precision()
+
+    def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+        """The first `channels` channels of the output, float32. Differentiable in x where grad is enabled.
+
+        Args:
+            x: what the network sees, float32 (B, C, H, W).
+            t: what it is told of the noise, (B,): long, or float32.
+            labels: classes, long (B,), for networks that know some.
+        """
+        if x.is_cuda and not torch.is_grad_enabled():
+            if self._fast is None:
+                self._fast = self._fast_forward(x.device)
+            output = self._fast(x, t, labels)
+        else:
+            output = self._network(x, t, labels)
+        return output[:, : self.channels].float()
+
+    def release(self) -> None:
+        """Give up captured graphs, and their memory."""
+        if isinstance(self._fast, Graphs):
+            self._fast.clear()
+
+    def _dtype(self, device: torch.device) -> torch.dtype:
+        """What the network computes in."""
+        if self.precision == "auto":
+            has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+            return torch.bfloat16 if has_bf16 else torch.float32
+        return DTYPES[self.precision.replace("fp8", "bf16")] or torch.float32
+
+    def _check_eight_bits(self) -> None:
+        """
+        Raises:
+            ConfigError: what precision fp8 lacks.
+        """
+        if not self.fused or self.compiled:
+            raise ConfigError(f"{_PRECISION}: fp8 needs fused: true and compile: false")
+        if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 9):
+            raise ConfigError(f"{_PRECISION}: fp8 needs a CUDA device of compute capability 8.9 or more")
+        if (reason := obstacle(self.network)) is not None:
+            raise ConfigError(f"{_PRECISION}: fp8 needs a network that can be fused, not one with {reason}")
+
+    def _network(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+        """diffusers' own forward pass."""
+        dtype = self._dtype(x.device)
+        if x.device.type == "cpu":  # a tenth faster there
+            x = x.contiguous(memory_format=torch.channels_last)
+        # a graph must not keep the cache's copies of the weights
+        with torch.autocast(x.device.type, dtype, dtype != torch.float32, cache_enabled=not x.is_cuda):
+            # t stays an integer or float32: bf16 would turn 937 into 936
+            return self.network(x, t, class_labels=labels, return_dict=False)[0]
+
+    def _fast_forward(self, device: torch.device) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+        """The network's evaluation without gradients, on the CUDA device where it is by now."""
+        forward: Callable[..., Tensor] = self._network
+        dtype = self._dtype(device)
+        if self.compiled:
+            self.network.to(memory_format=torch.channels_last)
+            forward = torch.compile(forward, dynamic=False)
+        elif self.fused and dtype != torch.float32:
+            if (reason := obstacle(self.network)) is None:
+                from reddiff_pl.priors.fused.unet import FusedUNet  # Triton
+
+                operands = torch.float8_e4m3fn if self.precision == "fp8" else None
+                forward = FusedUNet(self.network, dtype, self.channels, operands)
+            else:
+                log.info("the network is not fused: %s; compile: true may make it faster", reason)
+        return Graphs(forward) if self.graph else forward
