@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from networks import tiny_unet
+from safetensors.torch import save_file
+
+from reddiff_pl.priors import FFDNet
 
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0}
 
@@ -19,4 +22,8 @@ def options(name: str, folder: Path) -> list[str]:
     if name == "flow":
         tiny_unet(folder, scheduler=FLOW)
         return [f"--model.prior.init_args.path={folder}"]
+    if name == "denoiser":
+        folder.mkdir()
+        save_file(FFDNet().state_dict(), folder / "ffdnet.safetensors")
+        return [f"--model.prior.init_args.weights={folder / 'ffdnet.safetensors'}"]
     return []

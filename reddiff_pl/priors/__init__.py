@@ -2,6 +2,7 @@
 
 from reddiff_pl.priors.base import Prior, linear_abar
 from reddiff_pl.priors.classifier import ADMClassifier, Classifier, ClassifierGuidance
+from reddiff_pl.priors.denoiser import Denoiser, FFDNet
 from reddiff_pl.priors.edm import EDM
 from reddiff_pl.priors.flow import Flow
 from reddiff_pl.priors.gaussian import Gaussian
@@ -15,6 +16,8 @@ __all__ = [
     "ADMClassifier",
     "Classifier",
     "ClassifierGuidance",
+    "Denoiser",
+    "FFDNet",
     "Flow",
     "Gaussian",
     "GaussianMixture",

@@ -14,7 +14,6 @@ References:
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -33,7 +32,7 @@ from reddiff_pl.priors.loading import (
     part,
     scheduler_config,
 )
-from reddiff_pl.priors.precision import DTYPES, autocast
+from reddiff_pl.priors.precision import autocast, computing_dtype
 from reddiff_pl.priors.prediction import eps_from, flow_time, levels
 from reddiff_pl.priors.unet import check_size, padded, shape_of
 
@@ -132,7 +131,8 @@ class Flow(Prior):
                 f"model.prior.init_args.label: the network has {self.classes} classes, got {label}"
             )
         self.precision, self.default_label, self.data_at = precision, label, data_at
-        self.fully_convolutional, self.time_scale = fully_convolutional, time_scale or 1.0
+        self.fully_convolutional = self.any_size = fully_convolutional
+        self.time_scale = time_scale or 1.0
         abar = linear_abar(T) if grid == "ddpm" else scheduler_abar(T, scheduler, shift)
         self.register_buffer("abar", abar, persistent=False)
 
@@ -147,7 +147,7 @@ class Flow(Prior):
     def eps(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         labels = labels_of(self, label, len(x_t)).to(x_t.device) if self.classes else None
         abar = self.abar[t]
-        x_t = x_t.to(self._dtype(x_t))
+        x_t = x_t.to(computing_dtype(self.network, x_t, self._autocast(x_t.device)))
         alpha, sigma = levels(abar, x_t)
         x, (height, width) = x_t / (alpha + sigma), x_t.shape[-2:]
         if tuple(x.shape[1:]) != self.shape:
@@ -157,6 +157,10 @@ class Flow(Prior):
         time = (time if self.data_at == 0 else 1 - time) * self.time_scale
         velocity = self._velocity(x, time.to(x.dtype), labels)[:, : self.shape[0], :height, :width]
         return eps_from(velocity if self.data_at == 0 else -velocity, x_t, abar, "flow")
+
+    def calls(self, images: int, most: int, like: Tensor) -> list[int]:
+        best = None if self.forward_pass is None else self.forward_pass.calls(images, most, like)
+        return best or super().calls(images, most, like)
 
     def release(self) -> None:
         if self.forward_pass is not None:
@@ -174,13 +178,6 @@ class Flow(Prior):
         """The precision of a module by class_path: what is automatic is bf16 on CUDA."""
         automatic = "bf16" if device.type == "cuda" else "32"
         return automatic if self.precision == "auto" else self.precision
-
-    def _dtype(self, x: Tensor) -> torch.dtype:
-        """float32; that of the images where the network has no weights, and that of its weights in float64."""
-        tensors = itertools.chain(self.network.parameters(), self.network.buffers())
-        dtypes = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
-        analytic = not dtypes and DTYPES.get(self._autocast(x.device)) is None
-        return x.dtype if analytic or dtypes == {torch.float64} else torch.float32
 
     def _multiple(self) -> int:
         """What the network divides sides by."""

@@ -71,6 +71,29 @@ class Forward:
             output = self._network(x, t, labels)
         return output[:, : self.channels].float()
 
+    def calls(self, images: int, most: int, like: Tensor) -> list[int] | None:
+        """Few shapes, as each is captured as a graph: powers of two for what does not fill a batch.
+
+        As `reddiff_pl.priors.Prior.calls`; None where any number is as good.
+        """
+        if not (like.is_cuda and (self.graph or self.compiled)) or torch.is_grad_enabled():
+            return None
+        if self.compiled:
+            return [most] * -(-images // most)
+        sizes = [most] * (images // most)
+        left = images % most
+        least = most // 16 if sizes else 1  # beside full batches some padding is nothing
+        while left:
+            size = 1 << (left - 1).bit_length()  # the next power of two
+            if size > most:
+                size = most
+            elif left < 0.75 * size:  # two evaluations are less work than one that is padded by so much
+                size //= 2
+            size = max(size, least)
+            sizes.append(size)
+            left -= min(size, left)
+        return sizes
+
     def release(self) -> None:
         """Give up captured graphs, and their memory."""
         if isinstance(self._fast, Graphs):

@@ -109,24 +109,7 @@ class UNet(Prior):
         return eps_from(output, x_t, self.abar[t], self.prediction_type)
 
     def calls(self, images: int, most: int, like: Tensor) -> list[int]:
-        """Few shapes, as each is captured as a graph: powers of two for what does not fill a batch."""
-        if not (like.is_cuda and (self.graph or self.compiled)) or torch.is_grad_enabled():
-            return super().calls(images, most, like)
-        if self.compiled:
-            return [most] * -(-images // most)
-        sizes = [most] * (images // most)
-        left = images % most
-        least = most // 16 if sizes else 1  # beside full batches some padding is nothing
-        while left:
-            size = 1 << (left - 1).bit_length()  # the next power of two
-            if size > most:
-                size = most
-            elif left < 0.75 * size:  # two evaluations are less work than one that is padded by so much
-                size //= 2
-            size = max(size, least)
-            sizes.append(size)
-            left -= min(size, left)
-        return sizes
+        return self.forward_pass.calls(images, most, like) or super().calls(images, most, like)
 
     def release(self) -> None:
         self.forward_pass.release()
