@@ -26,4 +26,9 @@ def options(name: str, folder: Path) -> list[str]:
         folder.mkdir()
         save_file(FFDNet().state_dict(), folder / "ffdnet.safetensors")
         return [f"--model.prior.init_args.weights={folder / 'ffdnet.safetensors'}"]
+    if name == "pipeline":
+        from pipelines import pipeline  # transformers
+
+        options = {"path": pipeline(folder, "sd"), "size": 16}
+        return [f"--model.prior.init_args.{key}={value}" for key, value in options.items()]
     return []

@@ -7,7 +7,9 @@ from reddiff_pl.priors.edm import EDM
 from reddiff_pl.priors.flow import Flow
 from reddiff_pl.priors.gaussian import Gaussian
 from reddiff_pl.priors.gaussian_mixture import GaussianMixture
+from reddiff_pl.priors.guidance import Guidance
 from reddiff_pl.priors.latent import Latent
+from reddiff_pl.priors.pipeline import Pipeline
 from reddiff_pl.priors.tiled import Tiled
 from reddiff_pl.priors.unet import UNet
 
@@ -21,7 +23,9 @@ __all__ = [
     "Flow",
     "Gaussian",
     "GaussianMixture",
+    "Guidance",
     "Latent",
+    "Pipeline",
     "Prior",
     "Tiled",
     "UNet",

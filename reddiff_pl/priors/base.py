@@ -16,6 +16,10 @@ Question: TypeAlias = tuple[Tensor, Tensor, Tensor | None]
 """What a prior is asked: x_t (B, C, H, W), t long (B,), labels long (B,) or None."""
 
 
+Texts: TypeAlias = tuple[str | None, str | None]
+"""A prompt, and what the image should not be like."""
+
+
 class Prior(nn.Module):
     """A diffusion model as a prior: predicts the noise in x_t = alpha_t x0 + sigma_t z.
 
@@ -26,6 +30,7 @@ class Prior(nn.Module):
         default_label: class of images that come without a label; None: they must have one.
         any_size: whether it takes images of other sizes than its own; others are shown to it in windows (`Tiled`).
         latent: whether it works on other things than images, see `encode`.
+        words: whether it takes texts, see `condition`.
     """
 
     shape: tuple[int, int, int]
@@ -34,6 +39,7 @@ class Prior(nn.Module):
     default_label: int | None = None
     any_size: bool = False
     latent: bool = False
+    words: bool = False
 
     def eps(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """Predicted noise, (B, C, H, W); float32, or the dtype of x_t where the prior is analytic.
@@ -67,6 +73,22 @@ class Prior(nn.Module):
     def refuses(self, shape: tuple[int, int, int]) -> str | None:
         """Why images (C, H, W) cannot be restored with it; None where they can."""
         return None
+
+    def condition(self, texts: Sequence[Texts]) -> Tensor:
+        """What texts are called as labels from here on, until the next call; long (len(texts),).
+
+        Args:
+            texts: a prompt and a negative prompt for each image; None: the run's own.
+        """
+        raise NotImplementedError
+
+    def null_label(self, label: Tensor) -> Tensor:
+        """The labels that stand for no condition, for images of these labels, long (B,).
+
+        Raises:
+            ConfigError: it knows none.
+        """
+        raise ConfigError("model.prior.init_args.null_label: say which class stands for none")
 
     def encode(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in the space that the prior models; the images themselves unless it has its own."""

@@ -158,6 +158,11 @@ class Flow(Prior):
         velocity = self._velocity(x, time.to(x.dtype), labels)[:, : self.shape[0], :height, :width]
         return eps_from(velocity if self.data_at == 0 else -velocity, x_t, abar, "flow")
 
+    def null_label(self, label: Tensor) -> Tensor:
+        if type(self.network).__name__ != "DiTTransformer2DModel":
+            return super().null_label(label)
+        return torch.full_like(label, self.classes)  # the class after the last, which it saw in training
+
     def calls(self, images: int, most: int, like: Tensor) -> list[int]:
         best = None if self.forward_pass is None else self.forward_pass.calls(images, most, like)
         return best or super().calls(images, most, like)

@@ -20,14 +20,16 @@ from reddiff_pl.priors.base import Prior, Question, describe
 from reddiff_pl.priors.loading import find_folder, full_precision, load_network, part
 from reddiff_pl.priors.precision import autocast
 from reddiff_pl.priors.tiled import windowed
+from reddiff_pl.priors.unet import padded
 
 _OPTION = "model.prior.init_args.autoencoder"
 
 
 class Latent(Prior):
-    """A prior on the latents of a diffusers AutoencoderKL or VQModel. Its `shape` is that of the images.
+    """A prior on the latents of a diffusers AutoencoderKL, AutoencoderTiny or VQModel. Its `shape` is the images'.
 
-    Put `Tiled` and `ClassifierGuidance` inside, as they are of the latents.
+    Put `Tiled`, `Guidance` and `ClassifierGuidance` inside, as they are of the latents. Images are padded by reflection
+    to sides that the autoencoder divides.
 
     Args:
         prior: the diffusion model of the latents, unconditional or by class.
@@ -36,6 +38,8 @@ class Latent(Prior):
         hub: download `autoencoder` from the hub when it is not a local folder.
         scaling_factor: what the prior's latents are, in units of the autoencoder's. Default: its config.json's.
         precision: of the autoencoder: "32", or "bf16" and "16" under autocast.
+        checkpoint: for the data term's gradient keep what goes between the decoder's blocks alone, and compute what is
+            within them again: less memory, at the price of another decoding. For an AutoencoderKL.
 
     Raises:
         ConfigError: no usable autoencoder, or one that does not fit the prior.
@@ -51,11 +55,17 @@ class Latent(Prior):
         hub: bool = False,
         scaling_factor: float | None = None,
         precision: Literal["32", "bf16", "16"] = "32",
+        checkpoint: bool = True,
     ) -> None:
         super().__init__()
         folder = part(find_folder(autoencoder, hub, _OPTION), ("vae", "vqvae"))
-        self.autoencoder = load_network(folder, ("AutoencoderKL", "VQModel"), _OPTION)
+        self.autoencoder = load_network(folder, ("AutoencoderKL", "AutoencoderTiny", "VQModel"), _OPTION)
         config: Any = self.autoencoder.config
+        if getattr(config, "latents_mean", None) is not None:
+            raise ConfigError(f"{_OPTION}: latents with a mean and deviation for each channel are not known")
+        # a checkpointed AutoencoderTiny of diffusers forgets to scale its input
+        if checkpoint and type(self.autoencoder).__name__ == "AutoencoderKL":
+            self.autoencoder.enable_gradient_checkpointing()  # type: ignore[operator]
         channels = getattr(config, "vq_embed_dim", None) or config.latent_channels
         if prior.shape[0] != channels:
             raise ConfigError(
@@ -88,8 +98,8 @@ class Latent(Prior):
         self.prior.release()
 
     def refuses(self, shape: tuple[int, int, int]) -> str | None:
-        if shape[-1] % self.factor or shape[-2] % self.factor:
-            return f"sides of images must be multiples of {self.factor}, got {shape[-1]}x{shape[-2]}"
+        if min(shape[-2:]) < self.factor:  # less than what is reflected to pad them
+            return f"sides of images must be at least {self.factor}, got {shape[-1]}x{shape[-2]}"
         return None
 
     def encode(self, x: Tensor) -> Tensor:
@@ -97,7 +107,7 @@ class Latent(Prior):
             raise ConfigError(f"model.prior: {reason}")
         autoencoder: Any = self.autoencoder
         with autocast(x.device, self.precision):
-            encoded = autoencoder.encode(x.float())
+            encoded = autoencoder.encode(padded(x.float(), self.factor))
         # the mode of the posterior: no draw, so that an image's result is its own
         z = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
         return (z.float() - self.shift) * self.scale
@@ -114,17 +124,27 @@ class Latent(Prior):
 class LatentPhysics(Physics):
     """An operator on images as one on latents, nonlinear: A(decode(z)), and encode(A_dagger(y)) for a start.
 
+    Where sides are not multiples of what the autoencoder divides, decoded images are cropped to those that A_dagger
+    gave last.
+
     Args:
         physics: the operator on images.
         prior: whose latents they are.
     """
+
+    size: tuple[int, int] | None = None
 
     def __init__(self, physics: Physics, prior: Latent) -> None:
         super().__init__()
         self.physics, self.prior = physics, prior
 
     def A(self, x: Tensor, **kwargs: Any) -> Tensor:
-        return self.physics.A(self.prior.decode(x), **kwargs)
+        image = self.prior.decode(x)
+        if self.size is not None:
+            image = image[..., : self.size[0], : self.size[1]]
+        return self.physics.A(image, **kwargs)
 
     def A_dagger(self, y: Tensor, **kwargs: Any) -> Tensor:
-        return self.prior.encode(self.physics.A_dagger(y, **kwargs))
+        image = self.physics.A_dagger(y, **kwargs)
+        self.size = (image.shape[-2], image.shape[-1])
+        return self.prior.encode(image)

@@ -111,13 +111,16 @@ def scheduler_config(folder: Path, option: str) -> dict[str, Any] | None:
     return None
 
 
-def load_network(folder: Path, kinds: tuple[str, ...], option: str) -> nn.Module:
-    """A diffusers network in float32, in evaluation mode, without gradients for its weights.
+def load_network(
+    folder: Path, kinds: tuple[str, ...], option: str, dtype: torch.dtype = torch.float32
+) -> nn.Module:
+    """A diffusers network in evaluation mode, without gradients for its weights.
 
     Args:
         folder: with config.json and safetensors; where these are there as a variant alone, such as fp16, that one.
         kinds: classes of diffusers that it may be; the first where config.json names none.
         option: the option that named the folder, for errors.
+        dtype: of its weights.
 
     Raises:
         ConfigError: another kind of network, or files that do not make one.
@@ -145,6 +148,7 @@ def load_network(folder: Path, kinds: tuple[str, ...], option: str) -> nn.Module
                 use_safetensors=True,
                 variant=variant,
                 low_cpu_mem_usage=False,
+                torch_dtype=dtype,
                 output_loading_info=True,
             )
             # it would leave a layer without weights random
@@ -160,7 +164,9 @@ def load_network(folder: Path, kinds: tuple[str, ...], option: str) -> nn.Module
             f"superfluous or of another shape, {wrong[0]} first"
         )
     check_finite(network.state_dict(), f"{option}: {folder}")
-    return network.float().eval().requires_grad_(False)
+    if any(tensor.dtype != dtype for tensor in network.parameters()):
+        network = network.to(dtype)
+    return network.eval().requires_grad_(False)
 
 
 def load_weights(network: nn.Module, path: str) -> None:

@@ -30,7 +30,7 @@ from reddiff_pl.shards.placement import place
 from reddiff_pl.shards.plan import Shard, assigned
 from reddiff_pl.shards.reader import Failure, RawSample, Reading, read_shard
 from reddiff_pl.shards.room import Room
-from reddiff_pl.shards.samples import Sample, label_of, prepare
+from reddiff_pl.shards.samples import Sample, label_of, prepare, texts_of
 from reddiff_pl.shards.writer import ShardWriter
 
 log = logging.getLogger(__name__)
@@ -77,6 +77,7 @@ class ShardDataModule(LightningDataModule):
         shape: (C, H, W) of the prior. Filled in from the model.
         classes: number of classes of the prior; 0: it takes no labels. Filled in from the model.
         default_label: class of samples without a `label` in their KEY.json. Filled in from the model.
+        words: whether the prior takes the `prompt` and `negative_prompt` of KEY.json. Filled in from the model.
 
     Raises:
         ConfigError: the shards are not there, or the options do not fit each other.
@@ -109,6 +110,7 @@ class ShardDataModule(LightningDataModule):
         shape: tuple[int, int, int] | None = None,
         classes: int = 0,
         default_label: int | None = None,
+        words: bool = False,
     ) -> None:
         super().__init__()
         for name, value in {
@@ -139,7 +141,7 @@ class ShardDataModule(LightningDataModule):
         self.run = Run(out) if out is not None else None
         self.degradation = Degradation(physics, noise or NoNoise(), shape, seed, sigma_y, fit, sides)
         self.retry_failed = retry_failed
-        self.classes, self.default_label = classes, default_label
+        self.classes, self.default_label, self.words = classes, default_label, words
         self.rank, self.world = place(rank, world)
         self.inputs = Inputs(shards, images, measured, params, out, self.degradation)
         self.invert_mask, self.rounding = invert_mask, rounding
@@ -321,6 +323,8 @@ class ShardDataModule(LightningDataModule):
                 log.warning("key %s: %s", raw.key, note)
             if self.classes:
                 sample.label = label_of(sample.meta, self.classes, self.default_label)
+            if self.words:
+                texts_of(sample.meta)  # fails here, for this sample alone
             return sample
         except (SampleError, ConfigError) as error:  # an option may fit images of other sizes
             return Failure(raw.index, raw.key, " ".join(str(error).split()))

@@ -42,7 +42,7 @@ def degrade(argv: list[str]) -> int:
     data.should_stop = stop.requested
     data.stack = False
     data.batch_size = data.batch_size or WITHOUT_GPU  # the bytes do not depend on it
-    data.classes = 0  # measurements are made without the prior
+    data.classes, data.words = 0, False  # measurements are made without the prior
     # restored later they are told the same level
     level = degradation.noise.sigma_y if degradation.sigma_y is None else degradation.sigma_y
 

@@ -83,7 +83,7 @@ class RestoreCLI(LazyCLI):
         parser.link_arguments("evaluations", "model.evaluations")
         parser.link_arguments("model.physics", "data.physics", apply_on="instantiate")
         parser.link_arguments("model.noise", "data.noise", apply_on="instantiate")
-        for name in ("shape", "classes", "default_label"):
+        for name in ("shape", "classes", "default_label", "words"):
             parser.link_arguments(f"model.prior.{name}", f"data.{name}", apply_on="instantiate")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

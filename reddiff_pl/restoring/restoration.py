@@ -13,7 +13,7 @@ from deepinv.physics import Physics
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from reddiff_pl.devices.copies import Download, Pace
+from reddiff_pl.devices.copies import Download, Pace, upload
 from reddiff_pl.errors import ConfigError, Stopped
 from reddiff_pl.physics import MeasurementNoise, bind
 from reddiff_pl.priors import Prior, Tiled
@@ -27,6 +27,7 @@ from reddiff_pl.restoring.restored import Part, Restored, best, judged
 from reddiff_pl.restoring.written import Form, as_written
 from reddiff_pl.samplers import Sampler, SeededNoise, run
 from reddiff_pl.samplers.spread import spread
+from reddiff_pl.shards.samples import texts_of
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +135,10 @@ class Restoration(LightningModule):
         for module in self.seen.modules():
             if isinstance(module, Tiled):
                 module.usual = batch.size
+        if self.prior.words:
+            labels = self.prior.condition([texts_of(sample.meta) for sample in batch.samples])
+            for group in batch.groups:
+                group.label = upload(labels[group.places], group.y.device)
         refused: dict[int, str] = {}
         groups = []
         for group in batch.groups:
@@ -229,7 +234,11 @@ class Restoration(LightningModule):
     ) -> Part:
         """One group. Nothing here waits for the device but `Pace`."""
         bind(physics, group.params, group.shape)
-        kept = KeptSteps(self.keep_steps, prior.decode)
+
+        def decode(x: Tensor) -> Tensor:
+            return prior.decode(x)[..., : group.shape[1], : group.shape[2]]  # latents stand for padded images
+
+        kept = KeptSteps(self.keep_steps, decode)
         divergence = Divergence(len(group.y), group.y.device)
         if self._pace is None:
             self._pace = Pace(group.y.device)
@@ -251,7 +260,7 @@ class Restoration(LightningModule):
                 callback=look,
                 should_stop=should_stop,
             )
-            return divergence.result(prior.decode(x))
+            return divergence.result(decode(x))
 
         images, extras = {}, {}
         if self.num_samples == 1:
