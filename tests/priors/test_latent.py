@@ -143,7 +143,8 @@ def test_larger_images(reddiff, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["missing", "another kind", "other channels", "scaling"])
 def test_autoencoders_that_do_not_fit(tmp_path: Path, how: str) -> None:
-    pipeline(tmp_path, in_channels=3 if how == "other channels" else 4)
+    channels = 3 if how == "other channels" else 4
+    pipeline(tmp_path, in_channels=channels, out_channels=channels)
     path = {"missing": tmp_path / "nowhere", "another kind": tmp_path / "unet"}.get(how, tmp_path)
     with pytest.raises(
         ConfigError, match=r"^model\.prior\.init_args\.(autoencoder|scaling_factor|path): [^\n]*$"
