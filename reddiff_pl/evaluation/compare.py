@@ -158,8 +158,8 @@ def _compare(runs: Sequence[Evaluated], keys: Sequence[Key], seed: int) -> dict[
             means[run.name][metric] = run.summary["metrics"][metric]
     if whole and "patch-fd" in means[runs[0].name]:
         for run in runs[1:]:
-            if (ends := _patch_difference(runs[0], run, seed)) is not None:
-                differences[run.name]["patch-fd"] = _entry(ends)
+            if (patches := _patch_difference(runs[0], run, seed)) is not None:
+                differences[run.name]["patch-fd"] = _entry(patches)
     return {
         "runs": {run.name: run.out for run in runs},
         "images": len(keys),

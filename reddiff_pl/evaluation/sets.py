@@ -64,13 +64,13 @@ def of_network(paths: Sequence[Path], network: str, seed: int) -> dict[str, Entr
     x, y = pools
     if max(len(x), len(y)) <= FEW:
         paired = len(x) == len(y)
-        means = [kernel_means(a[:, None], b[:, None]) for a, b in ((x, x), (y, y), (x, y))]
+        xx, yy, xy = (kernel_means(a[:, None], b[:, None]) for a, b in ((x, x), (y, y), (x, y)))
         ways: list[tuple[str, Distance, Distance]] = [
             (names[0], lambda a, b: feature_distance(x, y, a, b), lambda a, b: feature_distance(y, y, a, b)),
             (
                 names[1],
-                lambda a, b: kernel_distance(*means, a, b, False),
-                lambda a, b: kernel_distance(means[1], means[1], means[1], a, b, False),
+                lambda a, b: kernel_distance(xx, yy, xy, a, b, False),
+                lambda a, b: kernel_distance(yy, yy, yy, a, b, False),
             ),
         ]
         for name, distance, own in ways:
@@ -127,13 +127,13 @@ def of_patches(paths: Sequence[Path], seed: int) -> dict[str, Entry]:
     whole = torch.ones(1, n, dtype=torch.float64)
     places = torch.linspace(0, n - 1, min(n, KERNEL_PHOTOS)).round().long()
     x, y = (some[places] for some in photos.some)
-    means = [kernel_means(a, b) for a, b in ((x, x), (y, y), (x, y))]
+    xx, yy, xy = (kernel_means(a, b) for a, b in ((x, x), (y, y), (x, y)))
 
     def kernels(ours: Tensor, theirs: Tensor) -> Tensor:
-        return kernel_distance(*means, ours, theirs, True)
+        return kernel_distance(xx, yy, xy, ours, theirs, True)
 
     def kernels_of_references(ours: Tensor, theirs: Tensor) -> Tensor:
-        return kernel_distance(means[1], means[1], means[1], ours, theirs, False)
+        return kernel_distance(yy, yy, yy, ours, theirs, False)
 
     found: dict[str, Entry] = {}
     for name, distance, own, count, each in (

@@ -48,8 +48,11 @@ class Metric:
     def best(self, values: Iterable[float]) -> float | None:
         """The best of values; None where there is none, or no better and worse."""
         known = list(values)
-        choose = {"higher": max, "lower": min, "zero": lambda v: min(v, key=abs)}.get(self.better)
-        return choose(known) if choose is not None and known else None
+        if not known or self.better not in ("higher", "lower", "zero"):
+            return None
+        return (
+            max(known) if self.better == "higher" else min(known, key=abs if self.better == "zero" else None)
+        )
 
 
 _FLAT = (
