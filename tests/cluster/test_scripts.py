@@ -147,6 +147,7 @@ def test_what_restore_gets_is_unchanged(dry):
         '--a.b=it\'s "$HOME" `x` \\',
         "--neg",
         "-1",
+        "--empty",
         "",
     ]
     ours, theirs = ["--tasks", "2"], ["--data.shards", "in/*.tar", "--out", "out"]

@@ -20,6 +20,8 @@ TASK = ["--config", str(CONFIGS / "tasks" / "inpainting_random.yaml")]
 SHARDS = ["--data.shards", str(VAL_SHARD)]
 OUT = ["--out", "OUT"]
 SAMPLER = "--model.sampler.init_args."
+# a task with settings of its own for the default sampler
+TUNED = ["--config", str(CONFIGS / "tasks" / "colorization.yaml")]
 DPS = ["--config", str(CONFIGS / "samplers" / "dps.yaml")]
 
 BAD = {
@@ -39,7 +41,7 @@ BAD = {
         [*SHARDS, *OUT, "--model.physics={class_path: deepinv.physics.Inpaintin}"],
         "--model.physics: no Inpaintin in deepinv.physics; did you mean Inpainting?",
     ),
-    "order": ([*DPS, *TASK, *SHARDS, *OUT], "the task's --config first, then the sampler's"),
+    "order": ([*DPS, *TUNED, *SHARDS, *OUT], "the task's --config first, then the sampler's"),
     "task": (
         ["--config", str(CONFIGS / "tasks" / "inpainting_rndom.yaml"), *SHARDS, *OUT],
         "did you mean tasks/inpainting_random.yaml",
