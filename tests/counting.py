@@ -65,7 +65,7 @@ class CrashingREDDiff(REDDiff):
         if state.step == 0:
             CrashingREDDiff.begun += 1
         if CrashingREDDiff.begun == 3:
-            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
         return super().step(state)
 
 

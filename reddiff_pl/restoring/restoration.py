@@ -149,6 +149,7 @@ class Restoration(LightningModule):
         self._say_windows(groups)
         forms = [Form.of(sample, self.prior.shape[0], self.output) for sample in batch.samples]
         largest = max((len(group.keys) for group in groups), default=1)
+        before = self._rows
         while True:
             try:
                 parts = [part for some in self._at_once(groups) for part in self._restore(some, forms)]
@@ -159,7 +160,7 @@ class Restoration(LightningModule):
                     rows //= 2
                 if not rows:
                     raise
-            except (Stopped, ConfigError, OSError, torch.AcceleratorError):
+            except (Stopped, StopIteration, ConfigError, OSError, torch.AcceleratorError):
                 raise
             except Exception as error:
                 parts, broken = self._one_by_one(groups, forms, error)
@@ -167,7 +168,10 @@ class Restoration(LightningModule):
                 break
             torch.cuda.empty_cache()  # outside the handler, which keeps the failed step's tensors alive
             self._rows = rows
-            log.warning("out of memory: from here on %d images at a time, in batches of %d", rows, batch.size)
+        if self._rows != before:
+            log.warning(
+                "out of memory: from here on %d images at a time, in batches of %d", self._rows, batch.size
+            )
         return Restored(parts, [sample.x is not None for sample in batch.samples], forms, refused)
 
     def _one_by_one(
@@ -190,6 +194,10 @@ class Restoration(LightningModule):
                 refused[group.places[0]] = f"cannot be restored ({type(own).__name__}: {what})"
         if len(refused) == len(alone) > 1:
             raise error
+        log.warning(
+            "a batch failed (%s: %s), and its images were restored one by one",
+            *(type(error).__name__, " ".join(str(error).split())[:300]),
+        )
         return parts, refused
 
     def _at_once(self, groups: list[Group]) -> list[list[Group]]:

@@ -134,6 +134,8 @@ def planned_shards(run: Run) -> dict[str, int]:
         shards = plan(**named, out=run.out)
     except OSError as error:
         raise ConfigError(f"{error.filename or run.config}: {error.strerror}") from error
+    except ConfigError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{run.config} cannot be read") from error
     return {shard.name: len(shard.images or ()) for shard in shards}

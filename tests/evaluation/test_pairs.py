@@ -117,7 +117,7 @@ def test_nothing_of_a_strangers_configuration_is_run(reddiff, shard, tmp_path):
     out = restore(reddiff, tmp_path / "out", "--data.shards", shard)
     bomb = {"class_path": "os.system", "init_args": {"command": f"touch {tmp_path / 'ran'}"}}
     config = {
-        "model": {"prior": bomb, "physics": bomb},
+        "model": {"prior": bomb, "physics": dict(bomb, init_args=dict(bomb["init_args"]))},
         "data": {"shards": f"a=pipe:touch {tmp_path / 'ran'}"},
     }
     (out / "config.yaml").write_text(yaml.safe_dump(config))

@@ -42,8 +42,8 @@ class Stretched(Separable):
         columns[:, 0] = columns[:, 1]
         return rows.to(dtype), columns.to(dtype)
 
-    def image_size(self, height: int, width: int) -> tuple[int, int]:
-        return height - 2, width * 2
+    def size_of(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        return shape[-2] - 2, shape[-1] * 2
 
 
 def inpainting(channels: int) -> Inpainting:

@@ -141,7 +141,7 @@ def test_without_references_it_is_by_misfit_and_has_pictures(run, page):
     write(run, "a", samples, finished=2e9, seconds=10.0)
     found = page()
     assert [item["key"] for item in found.data["items"]] == [f"k{i}" for i in range(9)]
-    assert "By Data misfit." in found.text and "PSNR" not in found.text
+    assert "By misfit." in found.text and "PSNR" not in found.text
     assert "0.9 images/s" in found.text
     assert len([tag for tag, _ in found.elements if tag == "img"]) == 9
     assert "no references" in found.text

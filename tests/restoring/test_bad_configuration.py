@@ -38,11 +38,11 @@ BAD = {
         ],
         "/nowhere/prior",
     ),
-    "size that the prior does not take": ([*TASK, *SHARDS, "--data.size=32"], "--data.size"),
+    "no size": ([*TASK, *SHARDS, "--data.size=0"], "--data.size"),
     "precision of the trainer": ([*TASK, *SHARDS, "--trainer.precision=bf16-mixed"], "--trainer.precision"),
     "no operator": (SHARDS, "--model.physics"),
-    "operator that does not fit": (
-        [*SHARDS, "--model.physics=reddiff_pl.physics.SuperResolution", "--model.physics.init_args.factor=7"],
+    "operator that makes nothing": (
+        [*SHARDS, "--model.physics=reddiff_pl.physics.SuperResolution", "--model.physics.init_args.factor=0"],
         "factor",
     ),
     "box too large": (

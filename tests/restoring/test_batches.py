@@ -71,7 +71,7 @@ def test_an_image_is_judged_by_itself(reddiff, tmp_path, sampler):
     for key, _ in samples:
         record = json.loads(members[f"{key}.reddiff.json"])
         if key not in references:
-            assert set(record) == {"misfit", "seed"}
+            assert set(record) == {"misfit", "misfit_ratio", "seed", "sigma_y", "sigma_y_of"}
             continue
         pair = picture(members[f"{key}.png"]), picture(references[key])
         assert record["psnr"] == round(psnr(*pair).item(), 4)

@@ -156,7 +156,7 @@ def test_a_misfit_far_from_the_noise_is_told(reddiff, tmp_path):
     assert read_json(tmp_path / "out" / "accounts" / "a.json")["misfit_far"] == 1
     assert reddiff("report", tmp_path / "out")[0] == 0
     page = (tmp_path / "out" / "report" / "index.html").read_text()
-    assert page.count("1 of 2 images: their misfit stands far") == 1 and "Misfit / noise" in page
+    assert page.count("1 of 2 images: their misfit stands far") == 1 and "misfit / noise" in page
 
 
 def test_an_operator_that_rounds_by_itself_is_no_reason_to_warn(reddiff, tmp_path):
