@@ -30,8 +30,9 @@ class Small(nn.Module):
         self.calls += 1
         if self.calls == self.dies_at:
             os.kill(os.getpid(), signal.Signals[self.by])
-        pooled = nn.functional.adaptive_avg_pool2d(images.float() / 255, 4)
-        return (pooled.flatten(1) @ self.projection).relu()
+        # in float64: float32's last bit depends on the batch and on the threads, and the tests compare to 1e-9
+        pooled = nn.functional.adaptive_avg_pool2d(images.double() / 255, 4)
+        return (pooled.flatten(1) @ self.projection.double()).relu().float()
 
     def logits(self, features: Tensor) -> Tensor:
         return features @ self.head

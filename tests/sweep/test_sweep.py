@@ -106,7 +106,7 @@ def test_a_preview_is_left_alone_and_goes_on_with_a_larger_limit(reddiff, base, 
 
 def test_a_bad_cell_is_listed_with_its_reason_and_the_others_go_on(reddiff, base, tmp_path):
     out = tmp_path / "out"
-    files = [CONFIGS / "tasks" / "superresolution_2x.yaml", tmp_path / "nowhere.yaml"]
+    files = [CONFIGS / "tasks" / "deblur_motion.yaml", tmp_path / "nowhere.yaml"]
     grid = ["--vary", f"config={files[0]},{files[1]}", "--vary", f"{SAMPLER}lam=-1,many,1"]
     code, printed = reddiff("sweep", "--out", out, *grid, "--", *base)
     assert code == 2
@@ -114,11 +114,11 @@ def test_a_bad_cell_is_listed_with_its_reason_and_the_others_go_on(reddiff, base
     assert [row["exit_code"] for row in rows] == ["2", "2", "0", "2", "2", "2"]
     assert "lam: must be at least 0" in rows[0]["note"] and "many" in rows[1]["note"]
     assert all("nowhere.yaml" in row["note"] for row in rows[3:])
-    assert rows[2]["cell"] == "config=superresolution_2x,lam=1" and rows[2]["images"] == "6"
+    assert rows[2]["cell"] == "config=deblur_motion,lam=1" and rows[2]["images"] == "6"
     assert rows[0]["psnr"] == "" and float(rows[2]["psnr"]) > 5
     table = printed[printed.index("config  ") :]
     assert "lam: must be at least 0" in table and "nowhere.yaml" in table
-    assert "SuperResolution" in (out / rows[2]["cell"] / "config.yaml").read_text(), (
+    assert "KernelDeblurring" in (out / rows[2]["cell"] / "config.yaml").read_text(), (
         "it comes behind the other files"
     )
 
