@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 
@@ -139,3 +140,20 @@ def test_the_docstrings_examples_run(module):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_grey_noise_is_taken_out_as_far_as_that_of_colours(photos):
+    """A grey picture is one measurement of three channels, not three: its noise is not to be believed three times."""
+    noise = np.random.default_rng(0).standard_normal((48, 48, 3))
+    restorer = Restorer("denoising", evaluations=10, sigma_y=0.1, device="cpu")
+    photo = np.asarray(Image.open(io.BytesIO(next(iter(photos.values())))).convert("RGB").resize((48, 48)))
+    grey = np.repeat(photo[..., 1:2], 3, 2)
+    noisy = [(x + 25.5 * noise).clip(0, 255).round().astype(np.uint8) for x in (photo, grey)]
+    [colours, one] = restorer.results([noisy[0], noisy[1][..., 0]])
+    assert one.picture.shape == (48, 48)
+    assert 0.08 < colours.metrics["misfit"] < 0.11 and 0.08 < one.metrics["misfit"] < 0.11
+
+    def error(picture: np.ndarray, x: np.ndarray) -> float:
+        return float(np.square(picture / 255 - x / 255).mean())
+
+    assert error(one.picture, grey[..., 0]) < 0.3 * error(noisy[1][..., 0], grey[..., 0])

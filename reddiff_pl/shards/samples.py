@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from reddiff_pl.errors import SampleError
-from reddiff_pl.physics.binding import binary_parameters, flat_parameters, parameter_names, parameters_of_file
+from reddiff_pl.physics.binding import (
+    binary_parameters,
+    flat_parameters,
+    parameter_names,
+    parameters_of_file,
+    rounds,
+)
 from reddiff_pl.physics.degrade import Degradation
 from reddiff_pl.shards import decode, encode, metadata
 from reddiff_pl.shards.picture import Picture, Source
@@ -34,8 +40,8 @@ class Sample:
         meta: its metadata.
         meta_json: the same as they came, passed through.
         label: its class, where the prior takes labels.
-        noise_std: standard deviation of the measurement's noise, in y's units.
-        sigma_y: the same on the [0, 1] scale.
+        noise_std: standard deviation of the measurement's noise, in y's units, as a sampler is to take it.
+        sigma_y: that of the file's own values, on the [0, 1] scale.
         sigma_y_of: who said so: json, option, estimate, noise (the task's) or file (its rounding).
         file: of a folder, its file's path there.
         source: the file that the measurement, or the clean image, was read from.
@@ -129,6 +135,9 @@ def prepare(
             least = rounding_level(source.bits, content, degradation.physics)
             if least > told["sigma_y"]:
                 told = {"noise_std": degradation.scale * least, "sigma_y": least, "sigma_y_of": "file"}
+        if grey and not rounds(degradation.physics):
+            # three copies of one noise: along grey it is that much more than three noises of their own would be
+            told["noise_std"] *= channels**0.5
         exact = reference is None or 0 < reference.source.bits <= 8
         return Sample(
             *(raw.index, raw.key, y, params, x, meta, shape),
