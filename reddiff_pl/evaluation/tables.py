@@ -69,7 +69,6 @@ _KNOWN = {
     "gmsd": Metric("GMSD", "lower", about="how unevenly the gradients differ"),
     "flip": Metric("FLIP", "lower", about="difference seen when the two images alternate on a screen"),
     "lpips": Metric("LPIPS", "lower", about="difference of AlexNet's features, weighted by what people saw"),
-    "dists": Metric("DISTS", "lower", about="difference of VGG's features in structure and texture"),
     "spectrum": Metric("last octave [dB]", "zero", 2, about=_FLAT),
     "niqe": Metric(
         "NIQE (own photos)",
@@ -99,8 +98,8 @@ def metric(name: str) -> Metric:
     if name in _KNOWN:
         return _KNOWN[name]
     kind, _, rest = name.partition("-")
-    if kind in ("lpips", "dists"):
-        return replace(_KNOWN[kind], label=f"{_KNOWN[kind].label} ({rest.replace('-', ' ')})")
+    if kind == "lpips":
+        return replace(_KNOWN[kind], label=f"LPIPS ({rest.replace('-', ' ')})")
     if kind == "spectrum":
         octave = int(rest) if rest.isdecimal() else 0
         label = f"octave 1/{2 ** (octave + 1)} to 1/{2**octave} [dB]"
@@ -118,7 +117,7 @@ def metric(name: str) -> Metric:
 
 
 ORDER = (
-    *("psnr", "ssim", "msssim", "haarpsi", "gmsd", "flip", "lpips", "dists", "spectrum", "niqe", "misfit"),
+    *("psnr", "ssim", "msssim", "haarpsi", "gmsd", "flip", "lpips", "spectrum", "niqe", "misfit"),
     *("patch", "fid", "kid", "fd", "kd", "top1", "top5"),
 )
 

@@ -175,7 +175,6 @@ def test_every_measure_has_a_direction_a_line_and_a_place():
         "patch-fd",
         "patch-kd",
         "lpips",
-        "dists",
         "fid",
         "kid",
         "fd-a",
