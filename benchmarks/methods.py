@@ -85,6 +85,7 @@ ADAM: Settings = {
 # method -> (class, settings to choose from); a method may refuse a task
 METHODS: dict[str, tuple[str, list[Settings]]] = {
     "classical": ("classical", grid({}, weight=[0.003, 0.01, 0.03, 0.1, 0.3])),
+    "PnP-FFDNet": ("plug_and_play", grid({}, steps=[8, 24], lam=[0.05, 0.23, 1.0])),
     "DPS": ("DPS", grid({"steps": 250, "eta": 1.0}, zeta=[0.1, 0.3, 0.6, 1.0, 2.0, 4.0])),
     "PiGDM": ("PiGDM", grid({"steps": 100}, eta=[0.3, 1.0], lam=[0.3, 1.0, 3.0])),
     "DDRM": ("DDRM", grid({}, steps=[20, 100], eta=[0.5, 0.85, 1.0], eta_b=[1.0])),

@@ -25,6 +25,7 @@ from torch import Tensor, multiprocessing
 from benchmarks import methods as m
 from benchmarks.classical import classical
 from benchmarks.jobs import CONFIGS, Job, table_jobs, tuning_jobs
+from benchmarks.plug_and_play import plug_and_play
 from benchmarks.table import write
 
 
@@ -32,13 +33,21 @@ class Bench:
     """What a process keeps between its jobs: photos, prior, device."""
 
     def __init__(
-        self, photos: list[str], modulus: int, count: int, prior: str | None, device: str, bf16: bool
+        self,
+        photos: list[str],
+        modulus: int,
+        count: int,
+        prior: str | None,
+        device: str,
+        bf16: bool,
+        ffdnet: str | None,
     ):
-        from reddiff_pl.priors import UNet
+        from reddiff_pl.priors import Denoiser, UNet
 
         torch.set_num_threads(1)
         self.device = device
         self.prior = UNet(prior, precision="bf16" if bf16 else "32").to(device)
+        self.ffdnet = ffdnet and Denoiser("reddiff_pl.priors.FFDNet", weights=ffdnet).network.to(device)
         self.raws = self._choose(photos, modulus, count)
         self._samples: dict[str, Any] = {}
 
@@ -81,6 +90,8 @@ class Bench:
         from reddiff_pl import samplers
         from reddiff_pl.errors import ConfigError
         from reddiff_pl.metrics import psnr, ssim
+        from reddiff_pl.samplers.base import Problem
+        from reddiff_pl.samplers.starts import start
         from reddiff_pl.shards.samples import to_uint8
 
         physics, keys, y, noise_std, x = self.measured(job.task)
@@ -92,6 +103,11 @@ class Bench:
                 restored = physics.A_dagger(y)
             elif job.class_name == "classical":
                 restored = classical(job.task, physics, y, x.shape[-1], **settings)
+            elif job.class_name == "plug_and_play":
+                noise = samplers.SeededNoise(0, keys, self.device)
+                begin = start("wiener", Problem(y, physics, self.prior, noise, noise_std=noise_std))
+                restored = plug_and_play(physics, y, noise_std, begin, self.ffdnet, **settings)
+                counted.evaluations = settings["steps"]
             else:
                 sampler = getattr(samplers, job.class_name)(**settings)
                 noise = samplers.SeededNoise(0, keys, self.device)
@@ -150,9 +166,8 @@ def _begin(arguments: argparse.Namespace) -> None:
     device = f"cuda:{index % gpus}" if gpus else "cpu"
     if gpus:
         torch.cuda.set_device(device)
-    _bench = Bench(
-        arguments.photos, arguments.modulus, arguments.count, arguments.prior, device, arguments.bf16
-    )
+    names = ("photos", "modulus", "count", "prior", "bf16", "ffdnet")
+    _bench = Bench(device=device, **{name: getattr(arguments, name) for name in names})
 
 
 def _do(task: tuple[Job, str]) -> str:
@@ -177,6 +192,8 @@ def work(jobs: Iterable[Job], arguments: argparse.Namespace) -> None:
     """Do what is not done yet, longest first, neighbours in the list on one task."""
     out = Path(arguments.out)
     left = list({path: one for one in jobs if not (path := one.path(out)).exists()}.values())
+    if arguments.ffdnet is None:
+        left = [one for one in left if one.class_name != "plug_and_play"]
     left.sort(key=lambda one: (-one.cost, one.task))
     print(f"{len(left)} jobs", flush=True)
     began = time.perf_counter()
@@ -205,6 +222,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", default="runs/quality")
     parser.add_argument("--to", default="docs/quality.md")
     parser.add_argument("--prior", help="a diffusers folder; default: the one that ships")
+    parser.add_argument(
+        "--ffdnet", help="ffdnet_color.pth, for the plug-and-play row; without it there is none"
+    )
     parser.add_argument("--bf16", action="store_true", help="the network in bf16")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=1e9, help="stop after so long")

@@ -16,7 +16,7 @@ DIFFUSION = (
     *("DPS", "PiGDM", "DDRM", "DiffPIR", "DDNM+", "PnP-DM", "DAPS"),
     *("RED-diff, paper", "RED-diff, shipped"),
 )
-COLUMNS = ("A_dagger", "classical", *DIFFUSION)
+COLUMNS = ("A_dagger", "classical", "PnP-FFDNet", *DIFFUSION)
 
 
 def table_run(out: Path, task: str, column: str) -> Job | None:
@@ -46,7 +46,7 @@ def write(out: Path, to: Path, text: str) -> None:
         runs = {column: table_run(out, task, column) for column in COLUMNS}
         records = {column: run.result(out) if run else None for column, run in runs.items()}
         ours = records["RED-diff, shipped"]
-        others = {c: mean(r) for c, r in records.items() if c in DIFFUSION[:-1] and r is not None}
+        others = {c: mean(r) for c, r in records.items() if c not in ("A_dagger", DIFFUSION[-1]) and r}
         gap = mean(ours) - max(others.values()) if ours and others else math.nan
         if gap < -0.2:
             behind.append(f"{task} ({gap:.2f} dB against {max(others, key=others.__getitem__)})")

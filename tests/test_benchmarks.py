@@ -6,10 +6,14 @@ import argparse
 import json
 from pathlib import Path
 
+import torch
 from helpers import VAL_SHARD
 
 from benchmarks import jobs as j
 from benchmarks import methods, precision, quality, table
+from benchmarks.plug_and_play import plug_and_play
+from reddiff_pl.physics import Denoising
+from reddiff_pl.priors import FFDNet
 
 TEMPLATE = Path(quality.__file__).with_name("quality.md.in").read_text()
 TASK = "superresolution_4x"
@@ -23,10 +27,12 @@ def test_jobs_are_done_once_and_shown(tmp_path):
         count=2,
         prior=None,
         bf16=False,
+        ffdnet=str(tmp_path / "ffdnet.pth"),
         processes=1,
         seconds=600,
         out=str(out),
     )
+    torch.save(FFDNet().state_dict(), arguments.ffdnet)
     first = methods.METHODS["DDRM"][1][0]
     jobs = [
         j.job("table", TASK, "A_dagger", {}),
@@ -35,12 +41,13 @@ def test_jobs_are_done_once_and_shown(tmp_path):
         j.job("table", TASK, "ProximalREDDiff", {"steps": 2, "antithetic": True}),
         j.job("tune", TASK, "DDRM", {**first, "steps": 4}),
         j.job("table", "hdr", "DDRM", {**first, "steps": 4}),
+        j.job("table", TASK, "plug_and_play", {"steps": 3, "lam": 0.23}),
     ]
     quality.work(jobs, arguments)
     results = [one.result(out) for one in jobs]
-    assert [r and r["evaluations"] for r in results] == [0, 0, 0, 4, 4, None]
+    assert [r and r["evaluations"] for r in results] == [0, 0, 0, 4, 4, None, 3]
     assert all(r is None or (len(r["psnr"]) == 2 and min(r["psnr"]) > 10) for r in results)
-    assert "DDRM needs" in json.loads(jobs[-1].path(out).read_text())["refused"]
+    assert "DDRM needs" in json.loads(jobs[-2].path(out).read_text())["refused"]
 
     # whether settings name every option or not, they are one job
     spelled = j.job("table", TASK, "ProximalREDDiff", {"steps": 2, "antithetic": True, "momentum": 0.0})
@@ -54,6 +61,22 @@ def test_jobs_are_done_once_and_shown(tmp_path):
     row = next(line for line in text.splitlines() if line.startswith(f"| {TASK} |"))
     assert f"{j.mean(results[0]):.2f} / " in row and f"{j.mean(results[2]):.2f} / " in row
     assert (tmp_path / "quality.png").read_bytes().startswith(b"\x89PNG")
+
+
+class _Shrink(torch.nn.Module):
+    """The denoiser of pixels of variance .04 about grey."""
+
+    def forward(self, x, sigma):
+        return 0.5 + (x - 0.5) * (0.04 / (0.04 + sigma.square())).reshape(-1, 1, 1, 1)
+
+
+def test_plug_and_play_in_closed_form():
+    """Without noise it fits the measurement; with noise and no weight of the denoiser it denoises it once."""
+    y, zeros = torch.rand(2, 3, 8, 8) * 2 - 1, torch.zeros(2, 3, 8, 8)
+    exact = plug_and_play(Denoising(), y, torch.zeros(2), zeros, _Shrink())
+    assert torch.allclose(exact, y, atol=1e-3)
+    noisy = plug_and_play(Denoising(), y, torch.full((2,), 0.2), zeros, _Shrink(), lam=1e-9)
+    assert torch.allclose(noisy, y * 0.04 / (0.04 + 0.1**2), atol=1e-5)
 
 
 def test_every_task_and_candidate_can_be_made():

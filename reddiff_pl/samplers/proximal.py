@@ -49,8 +49,6 @@ from reddiff_pl.samplers.options import check_choice, check_option, chosen_times
 from reddiff_pl.samplers.starts import Start, start
 from reddiff_pl.samplers.timesteps import Levels, StepSizes, levels, step_size
 
-MOST_STEPS = 25
-
 
 @dataclass
 class ProximalState(ProblemState):
@@ -96,6 +94,8 @@ class ProximalREDDiff(Sampler):
             schedule, no momentum and no average, draws samples of the posterior.
         antithetic: evaluate z and -z and average: two network evaluations a draw.
         draws: draws of z that are averaged in a step.
+        most_steps: into how many steps --evaluations is divided at most; the others are draws. Many steps lead noisy
+            images on towards the most probable one, away from the posterior mean.
         average: share of the steps, counted from the end, whose iterates are averaged; 0 returns the last.
         stop_at_noise: hold an image still when its misfit has come down to so many times the noise level (the
             discrepancy principle), and end when all are; null: never.
@@ -122,12 +122,14 @@ class ProximalREDDiff(Sampler):
         temperature: float = 0.0,
         antithetic: bool = True,
         draws: int = 1,
+        most_steps: int = 25,
         average: float = 0.2,
         stop_at_noise: float | None = None,
         inner_steps: int = 10,
     ) -> None:
         check_option("steps", steps, 1)
         check_option("draws", draws, 1)
+        check_option("most_steps", most_steps, 1)
         check_option("inner_steps", inner_steps, 1)
         check_option("r_max", 1.0 if r_max is None else r_max, 1e-4)
         check_option("r_min", 1e-4 if r_min is None else r_min, 1e-4, 0.3 if r_max is None else r_max)
@@ -146,17 +148,16 @@ class ProximalREDDiff(Sampler):
         self.r_max, self.r_min = r_max, r_min
         self.lr, self.momentum, self.lam, self.noise_weight = lr, momentum, lam, noise_weight
         self.lr_schedule: StepSizes = lr_schedule
-        self.antithetic, self.draws = antithetic, draws
+        self.antithetic, self.draws, self.most_steps = antithetic, draws, most_steps
         self.average, self.stop_at_noise = average, stop_at_noise
         self.local_variance, self.temperature, self.inner_steps = local_variance, temperature, inner_steps
 
     def with_evaluations(self, evaluations: int) -> ProximalREDDiff:
-        """Pairs: up to MOST_STEPS or so as steps, beyond that as draws; with more steps the estimate would move on
-        towards the most probable image, away from the posterior mean."""
+        """Pairs of draws: up to about `most_steps` as steps, beyond that as more draws a step."""
         if not self.antithetic:
             return self._changed(steps=steps_for(evaluations, self.draws), timesteps=None)
         pairs = steps_for(evaluations, 2)
-        draws = max(1, round(pairs / MOST_STEPS))
+        draws = max(1, round(pairs / self.most_steps))
         return self._changed(steps=pairs // draws, draws=draws, timesteps=None)
 
     def begin(self, problem: Problem) -> ProximalState:
