@@ -8,8 +8,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 demo: .venv/installed
 	$(BIN)/reddiff demo --out demo
 
+# a worker for each core; `.venv/bin/python -m pytest tests/...` runs a part in one process
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
 lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
@@ -18,11 +19,11 @@ lint: .venv/installed-dev
 	$(BIN)/python -m pytest -q tests/test_arrows.py
 
 .venv/installed: pyproject.toml | .venv/bin/pip
-	$(BIN)/pip install --quiet --editable '.[test]'
+	$(BIN)/pip install --quiet --no-compile --editable '.[test]'
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-compile --editable '.[dev]'
 	touch $@
 
 # Debian keeps venv in a package of its own

@@ -9,7 +9,12 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch, as the command does it
+# before torch, as the command does it
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# several workers (pytest -n) share the cores, as do the processes that they start
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "2" if os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1") == "1" else "1"
+)
 # kernels run in Triton's interpreter where there is no device for them; read when triton is imported
 os.environ.setdefault("TRITON_INTERPRET", "0" if os.path.exists("/dev/nvidiactl") else "1")
 
@@ -18,8 +23,8 @@ from helpers import VAL_SHARD
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _two_threads() -> None:
-    torch.set_num_threads(2)
+def _threads() -> None:
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture

@@ -48,10 +48,10 @@ def wilson(k, n=16, z=1.959963984540054):
 def test_restoring_brings_classes_back(reddiff, crops, tmp_path):
     """A fifth of the pixels missing leaves little to recognise; a few steps of the bundled prior bring some of it back.
 
-    Top-5 of sixteen: 3 degraded, 7 restored, 14 clean, when this was written.
+    Top-5 of sixteen: 3 degraded, 13 restored, 14 clean, when this was written.
     """
     options = ["--config", CONFIGS / "tasks" / "inpainting_random.yaml", "--model.keep_start=true"]
-    options += ["--model.physics.init_args.mask.init_args.keep=0.8", "--model.sampler.init_args.steps=12"]
+    options += ["--model.physics.init_args.mask.init_args.keep=0.8", "--model.sampler.init_args.steps=4"]
     options += ["--trainer.accelerator=cpu", "--data.batch_size=16"]
     assert reddiff("restore", *options, "--data.shards", crops, "--out", tmp_path / "out")[0] == 0
     code, printed = reddiff("evaluate", tmp_path / "out", "--metrics", "psnr,top,fd")
@@ -66,7 +66,7 @@ def test_restoring_brings_classes_back(reddiff, crops, tmp_path):
         assert (entry["low"], entry["high"]) == pytest.approx((max(low, 0), min(high, 1)), abs=1e-9)
         assert five[which] >= entry["mean"]
     assert found["-reference"]["mean"] >= 9 / 16 and found["-start"]["mean"] <= 3 / 16
-    assert five["-start"] < five[""] < five["-reference"]
+    assert five["-start"] + 0.2 < five[""] <= five["-reference"]
     rows = parquet.read_table(tmp_path / "out" / "metrics.parquet").to_pylist()
     assert sum(row[f"prediction-{NAME}"] == row["label"] for row in rows) == round(16 * found[""]["mean"])
     assert f"FD-{NAME}" in printed and "FID" not in printed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import subprocess
 
@@ -95,18 +97,13 @@ def test_a_clock_that_goes_backwards(tasks, tmp_path, calm):
     assert tars(out) == before
 
 
-def test_a_file_system_without_locks(tasks, tmp_path, calm):
+def test_a_file_system_without_locks(reddiff, monkeypatch, tmp_path, calm):
     """fcntl is refused by the kernel for this process: the run stops with that line before any work."""
-    code = (
-        "import errno, fcntl, sys\n"
-        "def refuse(*a): raise OSError(errno.ENOLCK, 'No locks available')\n"
-        "fcntl.lockf = refuse\n"
-        "from reddiff_pl.__main__ import main\nsys.exit(main(sys.argv[1:]))"
-    )
-    import sys
 
-    command = [sys.executable, "-c", code, *map(str, calm), "--out", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "refuses locks (No locks available)" in done.stderr
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    code, printed = reddiff(*calm, "--out", tmp_path / "out")
+    assert code == 2 and "refuses locks (No locks available)" in printed
     assert not list((tmp_path / "out" / "shards").glob("*.tar*"))

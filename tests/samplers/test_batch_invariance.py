@@ -68,7 +68,7 @@ def rmsprop(params: list[Tensor]) -> torch.optim.Optimizer:
         {"order": "random", "output": "x_hat"},
         {"order": "random", "optimizer": rmsprop},
     ],
-    ids=lambda options: "-".join(map(str, options.values())),
+    ids=lambda options: "-".join(str(getattr(value, "__name__", value)) for value in options.values()),
 )
 def test_one_batch_of_four_is_four_of_one(options: dict[str, Any]) -> None:
     together, apart = restore("gaussian", KEYS, **options), alone("gaussian", **options)
