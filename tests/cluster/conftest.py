@@ -150,7 +150,7 @@ class Slurm:
 
     @staticmethod
     def wait(
-        condition: Callable[[], object], what: str, timeout: float = 300, report: Callable[[], object] = str
+        condition: Callable[[], object], what: str, timeout: float = 900, report: Callable[[], object] = str
     ) -> None:
         """Wait until a condition holds; fails the test after so many seconds, with a report."""
         deadline = time.monotonic() + timeout
@@ -187,7 +187,7 @@ class Slurm:
     def state(self, job: str) -> str:
         return self.job(job)["JobState"]
 
-    def wait_for_job(self, job: str, *states: str, restarts: int = 0, timeout: float = 300) -> dict[str, str]:
+    def wait_for_job(self, job: str, *states: str, restarts: int = 0, timeout: float = 900) -> dict[str, str]:
         """Wait until a job that was requeued so many times is in one of `states`; returns its fields."""
 
         def there() -> bool:
