@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from reddiff_pl.errors import ConfigError
-from reddiff_pl.physics.separable import Separable, convolution_matrix
+from reddiff_pl.physics.blur import SeparableBlur
 
 
-class UniformDeblurring(Separable):
+class UniformDeblurring(SeparableBlur):
     """Blur by a box, borders padded with zeros (grey in [-1, 1]).
 
     A_dagger is the pseudo-inverse in which singular values under `cut` count as zero.
@@ -30,7 +30,5 @@ class UniformDeblurring(Separable):
         self.cut = cut
         self.register_buffer("box", torch.full((1, taps), 1 / taps, dtype=torch.float64), persistent=False)
 
-    def matrices(self, height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        box = self.box.to(dtype)
-        rows = convolution_matrix(box, height)
-        return rows, rows if width == height else convolution_matrix(box, width)
+    def weights(self) -> Tensor:
+        return self.box

@@ -8,10 +8,8 @@ import torch
 from torch import Tensor
 
 from reddiff_pl.errors import ConfigError
+from reddiff_pl.physics.cosines import from_cosines, to_cosines
 from reddiff_pl.physics.decomposable import Decomposable
-from reddiff_pl.physics.superresolution import cosine_basis
-
-BASES_KEPT = 8
 
 
 class CompressedSensing(Decomposable):
@@ -39,7 +37,6 @@ class CompressedSensing(Decomposable):
         self.ratio = ratio
         self.register_buffer("mask", None, persistent=False)
         self.register_buffer("flip", None, persistent=False)
-        self._bases: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
 
     def draw(self, shape: tuple[int, int, int], generator: torch.Generator) -> dict[str, Tensor]:
         """Operator parameters of one image, (1, H, W) of zeros and ones: which coefficients are measured
@@ -52,14 +49,6 @@ class CompressedSensing(Decomposable):
 
     def parameter_shapes(self, shape: tuple[int, int, int]) -> dict[str, list[tuple[int, ...]]]:
         return {"mask": [(1, *shape[1:])], "flip": [(1, *shape[1:])]}
-
-    def _basis(self, n: int, like: Tensor) -> Tensor:
-        where = (n, like.dtype, like.device)
-        if where not in self._bases:
-            if len(self._bases) >= BASES_KEPT:  # images come in many sizes
-                self._bases.pop(next(iter(self._bases)))
-            self._bases[where] = cosine_basis(n).to(like)
-        return self._bases[where]
 
     def _signs(self, like: Tensor) -> Tensor:
         if self.mask is None or self.flip is None:
@@ -74,12 +63,10 @@ class CompressedSensing(Decomposable):
         return self.mask.to(like.dtype)
 
     def V(self, coefficients: Tensor) -> Tensor:
-        rows, columns = (self._basis(n, coefficients) for n in coefficients.shape[-2:])
-        return self._signs(coefficients) * (rows.mT @ coefficients @ columns)
+        return self._signs(coefficients) * from_cosines(coefficients)
 
     def V_adjoint(self, x: Tensor) -> Tensor:
-        rows, columns = (self._basis(n, x) for n in x.shape[-2:])
-        return rows @ (self._signs(x) * x) @ columns.mT
+        return to_cosines(self._signs(x) * x)
 
     def U(self, coefficients: Tensor) -> Tensor:
         return self.singular_values(coefficients) * coefficients

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from reddiff_pl.errors import ConfigError
+from reddiff_pl.physics.cosines import cosine_basis
 from reddiff_pl.physics.decomposable import Decomposable
-from reddiff_pl.physics.superresolution import cosine_basis
 
 
 class Denoising(Decomposable):
@@ -70,7 +70,7 @@ class Colorization(Decomposable):
 
     def _basis(self, like: Tensor) -> Tensor:
         """Orthogonal matrix (C, C) whose first row is constant."""
-        return cosine_basis(like.shape[1]).to(like)
+        return cosine_basis(like.shape[1], like.dtype, like.device)
 
     def singular_values(self, like: Tensor) -> Tensor:
         s = torch.zeros(1, like.shape[1], 1, 1, dtype=like.dtype, device=like.device)

@@ -12,9 +12,9 @@ from PIL import Image, JpegImagePlugin
 from torch import Tensor
 
 from reddiff_pl.errors import ConfigError, SampleError
+from reddiff_pl.physics.cosines import cosine_basis
 from reddiff_pl.physics.pointwise import straight_through
 from reddiff_pl.physics.sizes import SameSize
-from reddiff_pl.physics.superresolution import cosine_basis
 
 # the tables of Annex K, for luminance and chrominance
 _LUMINANCE = [
@@ -181,7 +181,7 @@ class JPEG(SameSize, Physics):
         height, width = plane.shape[-2:]
         padded = F.pad(plane - 128, (0, -width % 8, 0, -height % 8), mode="replicate")
         blocks = padded.unflatten(-1, (-1, 8)).unflatten(-3, (-1, 8)).transpose(-3, -2)
-        basis = (8**0.5 * cosine_basis(8)).to(plane)
+        basis = (8**0.5 * cosine_basis(8, device=plane.device)).to(plane.dtype)
         step = 8 * table[:, :, None, None]
         # libjpeg's integer transforms keep quarters after the first pass; without these roundings one coefficient
         # in 500 falls into another step

@@ -102,20 +102,3 @@ def _svd(matrix: Tensor) -> _SVD:
     u, s, vh = torch.linalg.svd(matrix[:, None])
     m, n = matrix.shape[-2:]
     return _SVD(u[..., : min(m, n)], F.pad(s, (0, n - s.shape[-1])), vh)
-
-
-def convolution_matrix(kernel: Tensor, n: int) -> Tensor:
-    """1-D convolutions of n pixels as matrices, zeros around: entry (i, j) is kernel[i - j + taps // 2].
-
-    Args:
-        kernel: (B or 1, taps).
-        n: number of pixels.
-
-    Returns:
-        (B or 1, n, n), of the kernel's dtype.
-    """
-    taps = kernel.shape[-1]
-    index = torch.arange(n, device=kernel.device)
-    lag = index[:, None] - index[None, :] + taps // 2
-    inside = (lag >= 0) & (lag < taps)
-    return kernel[:, lag.clamp(0, taps - 1)] * inside

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -10,16 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reddiff_pl.errors import ConfigError
+from reddiff_pl.physics.cosines import cosine_basis
 from reddiff_pl.physics.decomposable import Decomposable
 from reddiff_pl.physics.sizes import Reduction
-
-
-def cosine_basis(n: int) -> Tensor:
-    """The orthonormal discrete cosine transform of n points, float64 (n, n); its first row is constant."""
-    k = torch.arange(n, dtype=torch.float64)
-    basis = torch.cos(math.pi * k[:, None] * (k + 0.5) / n) * math.sqrt(2 / n)
-    basis[0] /= math.sqrt(2)
-    return basis
 
 
 class SuperResolution(Reduction, Decomposable):
@@ -92,7 +84,7 @@ class SuperResolution(Reduction, Decomposable):
         parts = []
         for piece, length in ((x[..., : n - n % f], f), (x[..., n - n % f :], n % f)):
             if piece.shape[-1]:
-                basis = cosine_basis(length).to(x)
+                basis = cosine_basis(length, x.dtype, x.device)
                 parts.append(
                     (piece.unflatten(-1, (-1, length)) @ (basis if inverse else basis.mT)).flatten(-2)
                 )

@@ -72,8 +72,9 @@ def kept() -> Inpainting:
         lambda: SuperResolution(2),
         lambda: GaussianDeblurring(0.7, taps=3),
         lambda: Compose([SuperResolution(2), Denoising()]),
+        Denoising,
     ],
-    ids=["inpainting", "superresolution", "blur", "composition"],
+    ids=["inpainting", "superresolution", "blur", "composition", "denoising"],
 )  # fmt: skip
 def test_wiener_against_a_dense_solve(make, noise_std: float | None) -> None:
     physics = make()
@@ -86,23 +87,12 @@ def test_wiener_against_a_dense_solve(make, noise_std: float | None) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_large_images_by_fourier_transforms() -> None:
-    x, mask = normal(1, *SHAPE), kept()
-    root = starts._Root(x)
-    small = root(x)
-    spectral = starts._Root.__new__(starts._Root)
-    wide = torch.zeros(1, 2, 4, 600, dtype=torch.float64)
-    assert not starts._Root(wide).small and root.small
-    # the same filter on an image that both ways can do
-    vars(spectral).update(vars(root), small=False)
-    ky, kx = (torch.fft.fftfreq(2 * n, 1 / n, dtype=torch.float64) for n in SHAPE[1:])
-    spectrum = (1 + ky[:, None].square() + kx.square()) ** -EXPONENT
-    gain = (spectrum * VARIANCE / spectrum[: SHAPE[1], : SHAPE[2]].mean()).sqrt()
-    spectral.gain = gain[:, : SHAPE[2] + 1]
-    torch.testing.assert_close(spectral(x), small)
-    # and it is symmetric, as conjugate gradients need it
-    z = mask.A(normal(1, *SHAPE, seed=5))
-    torch.testing.assert_close((spectral(x) * z).sum(), (x * spectral(z)).sum())
+def test_the_root_is_symmetric_and_one() -> None:
+    """As conjugate gradients need it."""
+    field_of, x, z = starts._Field(normal(1, *SHAPE)), normal(1, *SHAPE), normal(1, *SHAPE, seed=5)
+    torch.testing.assert_close((field_of.root(x) * z).sum(), (x * field_of.root(z)).sum())
+    twice = field_of.root(field_of.root(x)).flatten()
+    torch.testing.assert_close(twice, field() @ x.flatten())
 
 
 def test_the_range_does_not_matter() -> None:
