@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import posixpath
 import tarfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -45,9 +46,9 @@ def read_tar(path: Path) -> dict[str, bytes]:
 
 def restored_keys(path: Path) -> list[str]:
     """Keys of a shard in order, whatever form its images have."""
-    return [
-        name.partition(".")[0] for name in read_tar(path) if name.partition(".")[2] in ("png", "tiff", "npy")
-    ]
+    names = [posixpath.split(name) for name in read_tar(path)]  # folders may have dots
+    files = [(folder, *file.partition(".")[::2]) for folder, file in names]
+    return [posixpath.join(folder, key) for folder, key, kind in files if kind in ("png", "tiff", "npy")]
 
 
 def account(tar: Path) -> Path:

@@ -82,6 +82,10 @@ class Prior(nn.Module):
         """
         raise NotImplementedError
 
+    def foreign(self) -> str | None:
+        """The option that names a class from outside this package, which is tried once before any work; None: none."""
+        return None if type(self).__module__.startswith("reddiff_pl.") else "model.prior"
+
     def null_label(self, label: Tensor) -> Tensor:
         """The labels that stand for no condition, for images of these labels, long (B,).
 

@@ -74,6 +74,10 @@ class ClassifierGuidance(Prior):
         classifier = getattr(self.classifier, "settings", "")
         return f"{self.scale} {self.default_label} {classifier} {describe(self.prior)}"
 
+    def foreign(self) -> str | None:
+        known = type(self.classifier).__module__.startswith("reddiff_pl.")
+        return None if known else "model.prior.init_args.classifier"
+
     def calls(self, images: int, most: int, like: Tensor) -> list[int]:
         return self.prior.calls(images, most, like)
 

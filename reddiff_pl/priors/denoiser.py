@@ -29,8 +29,10 @@ from torch import Tensor, nn
 
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.priors.base import Prior, linear_abar, per_image
+from reddiff_pl.priors.checkpoints import check_finite
 from reddiff_pl.priors.loading import full_precision
 from reddiff_pl.priors.precision import autocast, computing_dtype
+from reddiff_pl.priors.prediction import channels_of
 from reddiff_pl.priors.unet import padded
 
 _OPTION = "model.prior.init_args."
@@ -87,6 +89,7 @@ class Denoiser(Prior):
         self.network = _made(denoiser, arguments or {}, weights is not None, download)
         if weights is not None:
             _load(self.network, weights)
+        check_finite(self.network.state_dict(), f"{_OPTION}{'denoiser' if weights is None else 'weights'}")
         self.network = self.network.eval().requires_grad_(False)
         self.shape, self.multiple, self.precision = tuple(shape), multiple, precision  # type: ignore[assignment]
         self.described = json.dumps([denoiser, arguments, multiple, precision], sort_keys=True, default=str)
@@ -97,6 +100,9 @@ class Denoiser(Prior):
     def settings(self) -> str:
         return self.described
 
+    def foreign(self) -> str | None:
+        return f"{_OPTION}denoiser"
+
     def eps(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         abar = self.abar[t]
         x_t = x_t.to(computing_dtype(self.network, x_t, self.precision))
@@ -105,7 +111,7 @@ class Denoiser(Prior):
         height, width = x.shape[-2:]
         seen = padded((x + 1) / 2, self.multiple)
         with autocast(x.device, self.precision):
-            clean = self.network(seen, sigma=r / 2)
+            clean = channels_of(self.network(seen, sigma=r / 2), seen, "denoiser")
         x0_hat = 2 * clean[..., :height, :width].to(x.dtype) - 1
         return (x - x0_hat) / per_image(r, x)
 

@@ -26,6 +26,7 @@ from reddiff_pl.priors.base import Prior, labels_of, linear_abar, per_image
 from reddiff_pl.priors.checkpoints import check_finite
 from reddiff_pl.priors.loading import full_precision, load_weights
 from reddiff_pl.priors.precision import autocast
+from reddiff_pl.priors.prediction import channels_of
 
 
 class EDM(Prior):
@@ -113,6 +114,9 @@ class EDM(Prior):
         network = self.source or str(self.network)
         return f"{self.preconditioned} {self.sigma_data} {self.precision} {self.default_label} {network}"
 
+    def foreign(self) -> str | None:
+        return f"model.prior.init_args.{'torchscript' if self.source else 'network'}"
+
     def eps(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         sigma = self.sigma[t]
         s = per_image(sigma.float(), x_t)
@@ -128,8 +132,7 @@ class EDM(Prior):
         labels = (labels_of(self, label, len(x)).to(x.device),) if self.classes else ()
         with autocast(x.device, self.precision):
             output = self.network(x, noise, *labels)
-        output = getattr(output, "sample", output)
-        return output[:, : self.shape[0]].float()
+        return channels_of(getattr(output, "sample", output), x, "network").float()
 
 
 def _torchscript(path: str, trust: bool) -> tuple[nn.Module, str]:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.priors.base import Prior, labels_of, linear_abar
+from reddiff_pl.priors.checkpoints import check_finite
 from reddiff_pl.priors.forward import Forward, Precision
 from reddiff_pl.priors.loading import (
     find_folder,
@@ -33,7 +34,7 @@ from reddiff_pl.priors.loading import (
     scheduler_config,
 )
 from reddiff_pl.priors.precision import autocast, computing_dtype
-from reddiff_pl.priors.prediction import eps_from, flow_time, levels
+from reddiff_pl.priors.prediction import channels_of, eps_from, flow_time, levels
 from reddiff_pl.priors.unet import check_size, padded, shape_of
 
 _OPTION = "model.prior.init_args.path"
@@ -123,6 +124,7 @@ class Flow(Prior):
                 )
             if weights is not None:
                 load_weights(network, weights)
+            check_finite(network.state_dict(), "model.prior.init_args.network")
             self.network = network.eval().requires_grad_(False)
             self.shape, self.classes = tuple(shape), classes  # type: ignore[assignment]
             full_precision()
@@ -143,6 +145,9 @@ class Flow(Prior):
             described = {key: value for key, value in config.items() if not key.startswith("_")}
         more = [self.precision, self.data_at, self.time_scale, self.default_label, self.fully_convolutional]
         return json.dumps([*more, described], sort_keys=True, default=str)
+
+    def foreign(self) -> str | None:
+        return "model.prior.init_args.network" if self.forward_pass is None else None
 
     def eps(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         labels = labels_of(self, label, len(x_t)).to(x_t.device) if self.classes else None
@@ -177,7 +182,7 @@ class Flow(Prior):
         given = () if labels is None else (labels,)
         with autocast(x.device, self._autocast(x.device)):
             output = self.network(x, time, *given)
-        return getattr(output, "sample", output).to(x.dtype)
+        return channels_of(getattr(output, "sample", output), x, "network").to(x.dtype)
 
     def _autocast(self, device: torch.device) -> str:
         """The precision of a module by class_path: what is automatic is bf16 on CUDA."""

@@ -57,6 +57,26 @@ def flow_time(abar: Tensor) -> Tensor:
     return (1 - abar).sqrt() / (abar.sqrt() + (1 - abar).sqrt())
 
 
+def channels_of(output: Any, x: Tensor, argument: str) -> Tensor:
+    """The channels of a network's output that count: the first C, for images x (B, C, H, W).
+
+    Args:
+        argument: of the prior, that named the network.
+
+    Raises:
+        ConfigError: it is something else than (B, C or more, H, W), which arithmetic could stretch in silence.
+    """
+    B, C, *sides = x.shape
+    shape = tuple(getattr(output, "shape", ()))
+    if len(shape) != 4 or shape[0] != B or shape[1] < C or [*shape[2:]] != sides:
+        what = shape or type(output).__name__
+        raise ConfigError(
+            f"model.prior.init_args.{argument}: gives {what} for images {tuple(x.shape)}, expected as many, of the "
+            "same size and channels, or more channels of which the first count"
+        )
+    return output[:, :C]
+
+
 def eps_from(output: Tensor, x_t: Tensor, abar: Tensor, kind: str) -> Tensor:
     """The noise that a network's output stands for, (B, C, H, W).
 

@@ -18,6 +18,7 @@ from reddiff_pl.errors import ConfigError, Stopped
 from reddiff_pl.physics import MeasurementNoise, bind
 from reddiff_pl.priors import Prior, Tiled
 from reddiff_pl.priors.tiled import windowed
+from reddiff_pl.priors.trial import try_out
 from reddiff_pl.restoring import written
 from reddiff_pl.restoring.batch import Batch, Group
 from reddiff_pl.restoring.divergence import Divergence
@@ -99,7 +100,7 @@ class Restoration(LightningModule):
         self._windows_said = False
 
     def check(self, shape: tuple[int, int, int]) -> None:
-        """Start the sampler on an empty image, so that options that do not fit the prior stop before any work.
+        """Try networks of unknown classes, and start the sampler on an empty image: what fails stops before any work.
 
         Args:
             shape: (C, H, W) of the images; where it is not the prior's own, the prior is tried too.
@@ -107,6 +108,7 @@ class Restoration(LightningModule):
         Raises:
             ConfigError: which option.
         """
+        try_out(self.prior)
         empty = torch.zeros(1, *shape)
         if shape != self.prior.shape and not isinstance(self.seen, Tiled):  # windows take any size
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -148,41 +149,76 @@ def test_what_a_task_took_over_is_told(reddiff, tmp_path):
     assert "2 restored, 0 failed, 2 shards" in printed and code == 3
 
 
-def test_names_and_locales(tmp_path):
-    """In a locale that is not UTF-8, and with a name that no encoding has: the same keys, and no traceback."""
+@pytest.fixture(scope="module")
+def latin(tmp_path_factory) -> dict[str, str]:
+    """A real locale whose texts are ISO-8859-1, made for these tests."""
+    folder = tmp_path_factory.mktemp("locales")
+    if (localedef := shutil.which("localedef")) is None:
+        pytest.skip("needs localedef to make a locale")
+    command = [localedef, "-i", "en_US", "-f", "ISO-8859-1", str(folder / "en_US.ISO-8859-1")]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    env = {"LOCPATH": str(folder), "LC_ALL": "en_US.ISO-8859-1", "LANG": "en_US.ISO-8859-1"}
+    program = "import locale; print(locale.getpreferredencoding(False))"
+    told = subprocess.run(
+        [sys.executable, "-c", program], env=elsewhere(env), capture_output=True, text=True, check=False
+    )
+    if told.stdout.strip() != "ISO-8859-1":
+        pytest.skip(f"cannot make an ISO-8859-1 locale here: {made.stderr.strip()}")
+    return env
+
+
+def elsewhere(env: dict[str, str]) -> dict[str, str]:
+    """The environment of a process in another locale, in which nothing asks Python for UTF-8."""
+    ours = ("LC_", "LANG", "PYTHONIOENCODING", "PYTHONUTF8")
+    return {key: value for key, value in os.environ.items() if not key.startswith(ours)} | env
+
+
+@pytest.fixture
+def umlauts(reddiff, tmp_path):
+    """A command that restores `größe` and a name that no encoding has, and what it makes of them in UTF-8."""
     picture = png(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
     samples = [("größe", {"png": picture}), ("bad\udcff", {"png": b"no image"})]
-    shard = write_shard(tmp_path / "in" / "a.tar", samples)
+    shard = write_shard(tmp_path / "ein" / "Käse.tar", samples)
     (tmp_path / "ü.yaml").write_text("# größe\nseed: 0\n", encoding="utf-8")
-    tars = {}
-    environments = {
-        "ascii": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-        "utf-8": {"LC_ALL": "C.UTF-8"},
-    }
-    for name, environment in environments.items():
-        command = [
-            *QUICK,
-            *TASK,
-            "--config",
-            tmp_path / "ü.yaml",
-            "--data.shards",
-            shard,
-            "--out",
-            tmp_path / name,
-        ]
-        done = subprocess.run(
-            [sys.executable, "-m", "reddiff_pl", "restore", *map(str, command)],
-            env={**os.environ, **environment},
-            capture_output=True,
-            check=False,
-        )
-        printed = (done.stdout + done.stderr).decode()
-        assert done.returncode == 3 and "Traceback" not in printed and "Logging error" not in printed, printed
-        output = tmp_path / name / "shards" / "a.tar"
-        assert restored_keys(output) == ["größe"]
-        log = (tmp_path / name / "logs" / "task-00000.log").read_text(encoding="utf-8")
-        assert r"key bad\udcff: " in log
-        [failure] = read_json(tmp_path / name / "accounts" / "a.json")["failed"]
-        assert failure["key"] == "bad\udcff"
-        tars[name] = output.read_bytes()
-    assert tars["ascii"] == tars["utf-8"]
+    command = ["restore", *QUICK, *TASK, "--config", tmp_path / "ü.yaml", "--data.shards", shard]
+    code, printed = reddiff(*command, "--out", tmp_path / "utf-8")
+    assert code == 3 and "Traceback" not in printed, printed
+    return [*map(str, command)], tmp_path / "utf-8"
+
+
+def in_a_process(command: list[str], env: dict[str, str]) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "reddiff_pl", *command], env=elsewhere(env), capture_output=True, check=False
+    )
+    printed = (done.stdout + done.stderr).decode()
+    assert "Traceback" not in printed and "Logging error" not in printed, printed
+    return done.returncode, printed
+
+
+def assert_the_same(out: Path, expected: Path) -> None:
+    """The same keys, masks and pictures, whatever the locale; the name without an encoding is told."""
+    assert restored_keys(out / "shards" / "Käse.tar") == ["größe"]
+    assert (out / "shards" / "Käse.tar").read_bytes() == (expected / "shards" / "Käse.tar").read_bytes()
+    assert r"key bad\udcff: " in (out / "logs" / "task-00000.log").read_text(encoding="utf-8")
+    [failure] = read_json(out / "accounts" / "Käse.json")["failed"]
+    assert failure["key"] == "bad\udcff"
+
+
+def test_a_locale_of_ascii(umlauts, tmp_path):
+    """Which may not be coerced to UTF-8."""
+    command, expected = umlauts
+    env = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    code, _ = in_a_process([*command, "--out", str(tmp_path / "out")], env)
+    assert code == 3
+    assert_the_same(tmp_path / "out", expected)
+
+
+def test_a_locale_of_iso_8859_1(umlauts, tmp_path, latin):
+    """And what evaluates the run prints an arrow."""
+    command, expected = umlauts
+    out = tmp_path / "aus gäbe"
+    code, printed = in_a_process([*command, "--out", str(out)], latin)
+    assert code == 3 and "aus gäbe" in printed
+    assert_the_same(out, expected)
+    code, printed = in_a_process(["evaluate", str(out), "--metrics", "psnr"], latin)
+    assert code == 0 and "↑" in printed, printed

@@ -7,6 +7,7 @@ import contextlib
 import gzip
 import io
 import lzma
+import os
 import resource
 import signal
 import tarfile
@@ -20,8 +21,10 @@ from PIL import Image
 from reddiff_pl.errors import ConfigError, SampleError
 from reddiff_pl.restoring.physics_yaml import physics_beside
 from reddiff_pl.shards import decode, metadata
+from reddiff_pl.shards.folder import look
 from reddiff_pl.shards.plan import Shard
 from reddiff_pl.shards.reader import Failure, RawSample, read_shard
+from reddiff_pl.shards.tar import END, encode
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 255, (24, 24, 3), dtype=np.uint8)
@@ -197,3 +200,58 @@ def test_whole_files_are_read(tmp_path):
     """What is mutated above is good before."""
     shard = write_shard(tmp_path / "s.tar", [("a", {"png": png(PIXELS)})])
     assert [type(entry) for entry in read_shard(Shard("s", str(shard)))] == [RawSample]
+
+
+NAMES = ["a", "b c", "d.v2", "ü", "u\u0308", "__f", "_e", "n\nl", "100%", "-o", "e.tar", "\udce4", "A"]
+ENDS = [
+    ".png",
+    ".PNG",
+    ".jpg",
+    ".y.png",
+    ".mask.png",
+    ".Mask_0.png",
+    ".json",
+    ".npy",
+    ".coils.npy",
+    ".heic",
+    ".txt",
+    "",
+]
+ENDS += [".x.png", ".jpg.mask.png", ".tar", ".", ".png ", ".1.npy", ".kernel.NPY", ".tiff"]
+
+
+@pytest.mark.parametrize("kind", ["images", "measured"])
+def test_folders_of_any_names(tmp_path, bounded, kind):
+    """Each file is an image, belongs to some, or is counted; keys are such that a tar gives them back."""
+    rng, looked = np.random.default_rng(5), 0
+    for i in range(300):
+        bounded()
+        folder, names = tmp_path / str(i), set()
+        for _ in range(rng.integers(1, 12)):
+            place = ["", "", "sub", "s ub/d.e", ".git", "__x"][rng.integers(6)]
+            name = NAMES[rng.integers(len(NAMES))] + ENDS[rng.integers(len(ENDS))]
+            if rng.random() < 0.2:
+                name = (
+                    rng.bytes(6).replace(b"/", b"x").replace(b"\0", b"y").decode(errors="surrogateescape")
+                    + ".png"
+                )
+            (folder / place).mkdir(parents=True, exist_ok=True)
+            (folder / place / name).write_bytes(b"x")
+            names.add(os.path.join(place, name))
+        try:
+            found = look(str(folder), kind)
+        except ConfigError:
+            continue  # nothing that is an image, or measurements among clean ones
+        looked += 1
+        images = {image.file for image in found.images}
+        attached = {path for image in found.images for path in image.members.values()} - images
+        assert len(images) + len(attached) + sum(found.skipped.values()) == len(names)
+        assert images | attached <= names and len(images) == len(found.images)
+        keys = [image.key for image in found.images]
+        assert len(set(keys)) == len(keys)
+        written = [(f"{key}.png", b"") for key in keys]
+        (tmp_path / "out.tar").write_bytes(encode(written) + END)
+        with tarfile.open(tmp_path / "out.tar") as archive:
+            assert archive.getnames() == [name for name, _ in written]
+        assert [entry.key for entry in read_shard(Shard("s", str(tmp_path / "out.tar")))] == keys
+    assert looked > 50
