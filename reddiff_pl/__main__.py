@@ -12,6 +12,7 @@ import locale
 import os
 import sys
 from functools import partial
+from typing import Any
 
 from reddiff_pl import stop
 
@@ -45,8 +46,8 @@ commands:
   bench      the speed of this machine: network, whole restorations, disk to disk, a plain loop beside them
   demo       restore twelve photos that ship with the package, and draw a picture of them
 
-`reddiff COMMAND --help` lists a command's options (for restore and degrade it takes some seconds: they come from
-the classes themselves). The short way, for damaged photos and their masks:
+`reddiff COMMAND --help` lists a command's options; of restore, degrade and fit those that people use, --help-all all.
+The short way, for damaged photos and their masks:
   reddiff restore photos/ --task inpainting_given --to restored/
 Configurations compose, the later one wins:
   reddiff restore --config tasks/inpainting_random.yaml --data.images photos/ --out out/
@@ -70,6 +71,15 @@ COMMANDS = {
     "bench": "reddiff_pl.bench.command:bench",
     "demo": "reddiff_pl.demo:demo",
 }
+# parsers of those whose imports take seconds: help, and what is wrong, come before them
+PARSERS = {
+    "evaluate": "reddiff_pl.options.evaluate:parse_evaluate",
+    "compare": "reddiff_pl.options.evaluate:parse_compare",
+    "report": "reddiff_pl.options.report:parse_report",
+    "export": "reddiff_pl.options.export:parse_export",
+    "prior": "reddiff_pl.options.prior:parse_prior",
+    "demo": "reddiff_pl.options.demo:parse_demo",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -85,7 +95,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"reddiff {__version__}")
         return 0
     if command not in COMMANDS:
-        print(f"reddiff: error: no command {command}; see reddiff --help", file=sys.stderr)
+        from reddiff_pl.options.shipped import near
+
+        print(
+            f"reddiff: error: no command {command}{near(command, COMMANDS)}; see reddiff --help",
+            file=sys.stderr,
+        )
         return 2
     from reddiff_pl import exit_codes
 
@@ -93,18 +108,30 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _start(command: str, options: list[str]) -> int:
+    from reddiff_pl.options.pages import page
+
+    if (text := page(command, options)) is not None:
+        print(text, end="")
+        return 0
+    if command in PARSERS:
+        _named(PARSERS[command])(options)
     if command == "restore":
         from reddiff_pl.cluster.launch import devices, launch, option
 
         gpus = devices(option(options, "trainer.devices"))
-        if gpus is not None and "--help" not in options:
+        if gpus is not None and "--help-all" not in options:
             return launch(command, options, gpus)
     if command in ("restore", "degrade", "demo"):  # fit's processes get their shares from Lightning
         from reddiff_pl.devices.cores import share
 
         os.environ.update(share(1))
-    module, _, function = COMMANDS[command].partition(":")
-    return getattr(importlib.import_module(module), function)(options)
+    return _named(COMMANDS[command])(options)
+
+
+def _named(place: str) -> Any:
+    """What `module:name` names."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def entry() -> int:

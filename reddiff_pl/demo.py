@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from PIL import Image
 
 from reddiff_pl.evaluation.overview import Row, draw_overview
 from reddiff_pl.metrics import psnr
+from reddiff_pl.options.demo import parse_demo
 from reddiff_pl.options.shipped import shipped
 from reddiff_pl.restoring.command import restore_with
 from reddiff_pl.restoring.datamodule import ShardDataModule
@@ -31,9 +31,7 @@ TASKS = {
 
 def demo(argv: list[str]) -> int:
     """Restore twelve photos, four to a task, and draw OUT/report/overview.png."""
-    parser = argparse.ArgumentParser("reddiff demo", description=demo.__doc__)
-    parser.add_argument("--out", default="demo", help="output directory (default: %(default)s)")
-    out = Path(parser.parse_args(argv).out)
+    out = Path(parse_demo(argv).out)
     code, groups = 0, []
     for task, title in TASKS.items():
         options = [

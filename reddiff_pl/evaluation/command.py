@@ -13,7 +13,7 @@ from torch import nn
 
 from reddiff_pl import stop
 from reddiff_pl.errors import ConfigError, Stopped
-from reddiff_pl.evaluation.judge import LABELS, Judge
+from reddiff_pl.evaluation.judge import Judge
 from reddiff_pl.evaluation.measures import MEASURES, check
 from reddiff_pl.evaluation.networks import LPIPS, EfficientNetLite0, Inception, name_of
 from reddiff_pl.evaluation.pairs import Results
@@ -21,7 +21,7 @@ from reddiff_pl.evaluation.patches import PATCHES, Patches
 from reddiff_pl.evaluation.summary import merge, render
 from reddiff_pl.evaluation.weights import Missing, Weights
 from reddiff_pl.logs import log_to, quiet_libraries
-from reddiff_pl.options.parser import Parser
+from reddiff_pl.options.evaluate import LABELS, METRICS, parse_evaluate
 from reddiff_pl.shards.lock import ShardLock, holder
 from reddiff_pl.shards.placement import place
 from reddiff_pl.shards.plan import assigned
@@ -29,7 +29,6 @@ from reddiff_pl.shards.plan import assigned
 log = logging.getLogger(__name__)
 
 COMPARED: dict[str, Callable[[Weights], nn.Module]] = {"lpips": LPIPS}
-METRICS = (*MEASURES, "misfit", *COMPARED, PATCHES, "fid", "kid", "fd", "kd", "top")
 
 
 def evaluate(argv: list[str]) -> int:
@@ -41,7 +40,7 @@ def evaluate(argv: list[str]) -> int:
     Raises:
         ConfigError: a bad option, no run, or nothing that can be computed.
     """
-    options = _options(argv)
+    options = parse_evaluate(argv)
     rank, world = place(options.rank, options.world)
     results = Results(options.out, options.inputs, options.partial)
     if not results.names:
@@ -67,46 +66,6 @@ def evaluate(argv: list[str]) -> int:
         log.error("%s: %s; mend the cause, run again to go on", error.filename, error.strerror)
         return 1
     return 0
-
-
-def _options(argv: Sequence[str]) -> argparse.Namespace:
-    parser = Parser(
-        "reddiff evaluate", description="Metrics of a run, finished or not. Nothing is downloaded."
-    )
-    parser.add_argument("out", metavar="OUT", help="output directory of the run")
-    parser.add_argument(
-        "--metrics",
-        help=f"comma-separated, of {', '.join(METRICS)}; fid and kid need Inception, fd, kd and top are those of "
-        "--network, patches compares parts of images by EfficientNet-Lite0. Default: all whose weights are there",
-    )
-    parser.add_argument(
-        "--network",
-        action="append",
-        metavar="CLASS",
-        help="feature network: class path of a torch.nn.Module, or {class_path: ..., init_args: ...}; uint8 "
-        "(B,3,H,W) to (B,d); may be given several times. Default: EfficientNet-Lite0",
-    )
-    parser.add_argument("--weights", metavar="DIR", help="where weights are; default: TORCH_HOME")
-    parser.add_argument("--download", action="store_true", help="download weights that are missing")
-    parser.add_argument(
-        "--label", help=f"key of the metadata that holds the class; default: {' or '.join(LABELS)}"
-    )
-    parser.add_argument("--inputs", metavar="URL", help="where the run's inputs are, if they were moved")
-    parser.add_argument("--partial", action="store_true", help="also shards that are still being written")
-    parser.add_argument("--merge", action="store_true", help="compute nothing, add up what is there")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one")
-    parser.add_argument("--batch-size", type=int, default=32, help="images at a time (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=2, help="decoding threads (default: %(default)s)")
-    parser.add_argument("--rank", type=int, help="which task this is; default: from the environment")
-    parser.add_argument("--world", type=int, help="how many tasks; default: from the environment")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap and of kernel subsets")
-    options = parser.parse_args(argv)
-    for name in ("batch_size", "workers"):
-        if getattr(options, name) < 1:
-            raise ConfigError(f"--{name.replace('_', '-')}: must be at least 1, got {getattr(options, name)}")
-    if options.seed < 0:
-        raise ConfigError(f"--seed: must not be negative, got {options.seed}")
-    return options
 
 
 def _judge(options: argparse.Namespace, results: Results) -> tuple[Judge, dict[str, str]]:

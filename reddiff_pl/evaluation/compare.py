@@ -21,7 +21,7 @@ from reddiff_pl.evaluation.resampling import drawn
 from reddiff_pl.evaluation.sets import PhotoPatches
 from reddiff_pl.evaluation.statistics import Interval, interval
 from reddiff_pl.files import write_atomically
-from reddiff_pl.options.parser import Parser
+from reddiff_pl.options.evaluate import parse_compare
 from reddiff_pl.shards.layout import Run
 
 
@@ -52,22 +52,7 @@ def compare(argv: list[str]) -> int:
     Raises:
         ConfigError: a bad option, a run that is not evaluated, no image in common.
     """
-    parser = Parser(
-        "reddiff compare", description="Runs beside each other; differences are to the first one."
-    )
-    parser.add_argument(
-        "runs", metavar="RUN", nargs="+", help="output directory, or NAME=directory; evaluated"
-    )
-    parser.add_argument("--out", default="comparison", help="where the files go (default: %(default)s)")
-    parser.add_argument("--images", type=int, default=8, help="images in the picture (default: %(default)s)")
-    parser.add_argument("--keys", help="these images instead, comma-separated")
-    parser.add_argument("--inputs", metavar="URL", help="where the runs' inputs are, if they were moved")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
-    options = parser.parse_args(argv)
-    if len(options.runs) < 2:
-        raise ConfigError("RUN: give two runs or more")
-    if options.images < 1:
-        raise ConfigError(f"--images: must be at least 1, got {options.images}")
+    options = parse_compare(argv)
     runs = [_read(spec) for spec in options.runs]
     if len({run.name for run in runs}) < len(runs):
         raise ConfigError(

@@ -27,9 +27,8 @@ from reddiff_pl.evaluation.records import could_have_more_references, features_p
 from reddiff_pl.evaluation.weights import fingerprint
 from reddiff_pl.files import write_atomically
 from reddiff_pl.metrics.scale import rgb
+from reddiff_pl.options.evaluate import LABELS
 from reddiff_pl.shards.picture import shown
-
-LABELS = ("imagenet_label", "label")
 
 Columns = dict[str, list[Any]]
 Put = Callable[[str, Tensor, Sequence[int]], int]

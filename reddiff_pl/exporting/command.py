@@ -16,11 +16,11 @@ from tqdm import tqdm
 from reddiff_pl import stop
 from reddiff_pl.errors import ConfigError, SampleError
 from reddiff_pl.exit_codes import ALL_RESTORED, SOME_FAILED
-from reddiff_pl.exporting.formats import FORMATS, QUALITY, files
+from reddiff_pl.exporting.formats import files
 from reddiff_pl.exporting.names import Names
 from reddiff_pl.exporting.target import Entry, Target, check
 from reddiff_pl.logs import to_terminal
-from reddiff_pl.options.parser import Parser
+from reddiff_pl.options.export import QUALITY, parse_export
 from reddiff_pl.shards import metadata
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import read_sidecar
@@ -39,20 +39,7 @@ def export(argv: list[str]) -> int:
     Raises:
         ConfigError: there is no run, a bad option, or a folder that must not be written to.
     """
-    parser = Parser("reddiff export", description="The restored images of a run as plain files. Resumable.")
-    parser.add_argument("out", metavar="OUT", help="output directory of the run")
-    parser.add_argument("to", metavar="DIR", help="folder for the files, outside OUT and the inputs")
-    parser.add_argument(
-        "--format",
-        choices=FORMATS,
-        help="kind of the files: png (8 bit), png16, tiff (as deep as it is), jpg, webp, npy; default: as in OUT",
-    )
-    parser.add_argument(
-        "--quality", type=int, default=QUALITY, help="of jpg and webp, 1 to 100 (default: %(default)s)"
-    )
-    options = parser.parse_args(argv)
-    if not 1 <= options.quality <= 100:
-        raise ConfigError(f"--quality: must be from 1 to 100, got {options.quality}")
+    options = parse_export(argv)
     run = Run(options.out)
     if not run.shards.is_dir():
         raise ConfigError(f"{run.out}: not the output directory of a run: it holds no shards/")

@@ -10,13 +10,12 @@ import torch
 from PIL import Image
 
 from reddiff_pl.errors import SampleError
+from reddiff_pl.options.export import QUALITY
 from reddiff_pl.shards import decode, encode
 from reddiff_pl.shards.picture import Picture, unit_tensor
 
 WRITTEN = ("png", "tiff", "npy")  # kinds of files in output shards
-FORMATS = ("png", "png16", "tiff", "jpg", "webp", "npy")
 SUFFIXES = {"png16": "png", "tiff": "tif"}
-QUALITY = 95  # of jpg and webp
 
 
 def files(members: Mapping[str, bytes], wanted: str | None, quality: int = QUALITY) -> dict[str, bytes]:

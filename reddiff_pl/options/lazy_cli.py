@@ -53,7 +53,8 @@ class LazyCLI(LightningCLI):
                 "default_config_files": default_config_files or [],
                 "exit_on_error": False,
             },
-            args=with_values(argv, self.flags),
+            # --help is a page of what people use, see pages.py
+            args=["--help" if item == "--help-all" else item for item in with_values(argv, self.flags)],
             run=False,
         )
 

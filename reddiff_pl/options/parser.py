@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import Any
 
 from reddiff_pl.errors import ConfigError
+from reddiff_pl.options.shipped import near
 
 
 class Parser(argparse.ArgumentParser):
-    """Bad options are one line, without the usage."""
+    """Bad options are one line, without the usage, with what was most likely meant."""
 
     def error(self, message: str) -> Any:
+        if found := re.match(r"unrecognized arguments: (\S+)", message):
+            name = found[1].partition("=")[0]
+            known = [option for action in self._actions for option in action.option_strings]
+            if name.startswith("-"):
+                message = f"{name}: no such option{near(name, known)}"
+        elif found := re.search(r"argument (\S+): invalid choice: '([^']*)' \(choose from (.*)\)", message):
+            choices = [choice.strip(" '") for choice in found[3].split(",")]
+            message = f"{found[1]}: no {found[2]}{near(found[2], choices)}; choose from {', '.join(choices)}"
         raise ConfigError(message)

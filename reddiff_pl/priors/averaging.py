@@ -10,27 +10,12 @@ References:
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 from reddiff_pl.errors import ConfigError
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-
-
-def average(argv: list[str]) -> int:
-    """The command `reddiff prior average`."""
-    parser = argparse.ArgumentParser(
-        "reddiff prior average",
-        description="Write the mean of the weights of several priors of one architecture, trained on from the same "
-        "weights (--model.init_from of reddiff fit). A folder named twice counts twice.",
-    )
-    parser.add_argument("folders", nargs="+", metavar="FOLDER", help="folders as reddiff fit leaves them")
-    parser.add_argument("--out", required=True, help="folder to make")
-    options = parser.parse_args(argv)
-    print(average_priors(options.folders, options.out))
-    return 0
 
 
 def average_priors(folders: list[str], out: str) -> str:

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 from reddiff_pl.errors import ConfigError
-
-USAGE = """usage: reddiff prior import FILE.pt --out FOLDER [options]
-       reddiff prior average FOLDER FOLDER ... --out FOLDER
-
-import: turn a checkpoint of the OpenAI ADM family (256x256_diffusion_uncond.pt, ffhq_10m.pt, 256x256_classifier.pt,
-...) into a folder with config.json, safetensors and scheduler_config.json.
-average: the mean of the weights of priors that were trained on from the same weights.
-`reddiff prior import --help` and `reddiff prior average --help` list the options.
-"""
+from reddiff_pl.options.prior import BETAS, parse_prior
 
 # what the tensors do not tell: schedule, order of qkv. All other published files are linear and legacy.
 _KNOWN = {"64x64_diffusion": ("cosine", "new"), "64x64_classifier": ("cosine", "legacy")}
@@ -30,45 +21,20 @@ _KNOWN |= dict.fromkeys(_LINEAR_LEGACY, ("linear", "legacy"))
 # four heads whatever the level's width, which a UNet2DModel cannot have
 _REFUSED = ("128x128_diffusion", "64_256_upsampler")
 
-_BETAS = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
-
 
 def prior(argv: list[str]) -> int:
-    """The command `reddiff prior`."""
-    if argv[:1] == ["average"]:
-        from reddiff_pl.priors.averaging import average
+    """The command `reddiff prior`.
 
-        return average(argv[1:])
-    if argv[:1] != ["import"]:
-        print(USAGE, end="")
-        return 0 if argv[:1] in (["-h"], ["--help"]) else 2
-    parser = argparse.ArgumentParser("reddiff prior import", description=__doc__.split(": ", 1)[1])
-    parser.add_argument(
-        "file", help="the checkpoint; read as tensors only, a file with code in it is refused"
-    )
-    parser.add_argument("--out", required=True, help="folder to make")
-    parser.add_argument(
-        "--dtype", choices=["float32", "float16"], default="float32", help="type of the weights in the folder"
-    )
-    parser.add_argument(
-        "--image-size", type=int, help="side of its images; default: by the tensors or the name"
-    )
-    parser.add_argument(
-        "--head-channels", type=int, default=64, help="channels of an attention head (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--attention-order",
-        choices=["legacy", "new"],
-        help="rows of qkv head by head, or q, k, v one after the other; default: by the name, else legacy",
-    )
-    parser.add_argument(
-        "--schedule", choices=list(_BETAS), help="noise schedule; default: by the name, else linear"
-    )
-    parser.add_argument(
-        "--timesteps", type=int, help="steps of the schedule it was trained with (default: 1000)"
-    )
-    options = parser.parse_args(argv[1:])
-    for line in import_checkpoint(**vars(options)):
+    Raises:
+        ConfigError: a bad option, or a checkpoint or folder that is no good.
+    """
+    action, options = parse_prior(argv)
+    if action == "average":
+        from reddiff_pl.priors.averaging import average_priors
+
+        print(average_priors(**options))
+        return 0
+    for line in import_checkpoint(**options):
         print(line)
     return 0
 
@@ -148,7 +114,7 @@ def _scheduler(schedule: str, config: dict[str, Any], timesteps: int) -> dict[st
     return {
         "_class_name": "DDPMScheduler",
         "num_train_timesteps": timesteps,
-        "beta_schedule": _BETAS[schedule],
+        "beta_schedule": BETAS[schedule],
         # the same noise in the end, in however many steps
         "beta_start": 0.0001 * 1000 / timesteps,
         "beta_end": min(0.02 * 1000 / timesteps, 0.999),

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
-
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.evaluation.pairs import Results
 from reddiff_pl.files import write_atomically
-from reddiff_pl.options.parser import Parser
+from reddiff_pl.options.report import parse_report
 from reddiff_pl.report.collect import collect
 from reddiff_pl.report.page import render
 from reddiff_pl.report.pictures import album
@@ -26,31 +24,7 @@ def report(argv: list[str]) -> int:
     Raises:
         ConfigError: there is no run, or a bad option.
     """
-    parser = Parser("reddiff report", description="One HTML file about a run, finished or not.")
-    parser.add_argument("out", metavar="OUT", help="output directory of the run")
-    parser.add_argument(
-        "--inputs",
-        metavar="TARS",
-        help="where the run's inputs are, if no longer where its configuration says; they give the references",
-    )
-    parser.add_argument(
-        "--by", metavar="METRIC", help="metric that says best and worst (default: psnr, else misfit)"
-    )
-    parser.add_argument(
-        "--images",
-        metavar="N",
-        type=_natural,
-        default=1000,
-        help="images shown, a sample of all if there are more (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--megabytes",
-        metavar="MB",
-        type=_natural,
-        default=16,
-        help="size of the pictures in the page, about (default: %(default)s)",
-    )
-    options = parser.parse_args(argv)
+    options = parse_report(argv)
     results = Results(options.out, options.inputs, partial=True)
     facts = collect(results)
     rows = read_rows(results)
@@ -75,12 +49,6 @@ def report(argv: list[str]) -> int:
         return 1
     print(f"look at {path} ({len(page) / MEGABYTE:.1f} MB)")
     return 0
-
-
-def _natural(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) < 1_000_000:
-        raise argparse.ArgumentTypeError(f"must be a positive number, got {text}")
-    return int(text)
 
 
 def _metric(rows: Rows, name: str | None) -> Metric | None:

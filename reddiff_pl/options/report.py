@@ -1,0 +1,46 @@
+"""The options of `reddiff report`. No torch."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from reddiff_pl.options.parser import Parser
+
+
+def parse_report(argv: Sequence[str]) -> argparse.Namespace:
+    """
+    Raises:
+        ConfigError: a bad option.
+    """
+    parser = Parser("reddiff report", description="One HTML file about a run, finished or not.")
+    parser.add_argument("out", metavar="OUT", help="output directory of the run")
+    parser.add_argument(
+        "--inputs",
+        metavar="TARS",
+        help="where the run's inputs are, if no longer where its configuration says; they give the references",
+    )
+    parser.add_argument(
+        "--by", metavar="METRIC", help="metric that says best and worst (default: psnr, else misfit)"
+    )
+    parser.add_argument(
+        "--images",
+        metavar="N",
+        type=_natural,
+        default=1000,
+        help="images shown, a sample of all if there are more (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--megabytes",
+        metavar="MB",
+        type=_natural,
+        default=16,
+        help="size of the pictures in the page, about (default: %(default)s)",
+    )
+    return parser.parse_args(argv)
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 1_000_000:
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {text}")
+    return int(text)
