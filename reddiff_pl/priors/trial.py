@@ -23,10 +23,10 @@ def try_out(prior: Prior) -> None:
 
 
 def _ask(prior: Prior, option: str) -> None:
-    channels, *sides = prior.shape
+    channels, height, width = prior.shape
     if prior.any_size:
-        sides = [min(side, SIDE) for side in sides]
-    shape = (2, channels, *sides)
+        height, width = min(height, SIDE), min(width, SIDE)
+    shape = (2, channels, height, width)
     t = torch.tensor([len(prior.abar) // 4, len(prior.abar) // 2])
     label = torch.zeros(2, dtype=torch.long) if prior.classes else None
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -39,11 +39,11 @@ def _ask(prior: Prior, option: str) -> None:
     except Exception as error:  # every network fails in its own way
         what = " ".join(str(error).split())[:200]
         raise ConfigError(
-            f"{option}: fails on images {tuple(shape)}: {type(error).__name__}: {what}"
+            f"{option}: fails on images {shape}: {type(error).__name__}: {what}"
         ) from error
     if not isinstance(both, Tensor) or tuple(both.shape) != shape:
         what = tuple(both.shape) if isinstance(both, Tensor) else type(both).__name__
-        raise ConfigError(f"{option}: gives {what} for images {tuple(shape)}, expected the same shape")
+        raise ConfigError(f"{option}: gives {what} for images {shape}, expected the same shape")
     if not both.isfinite().all():
         raise ConfigError(f"{option}: gives NaN or infinite values for two images of noise")
     difference = float((both[:1] - first).norm() / first.norm().clamp(min=1e-6))
