@@ -11,7 +11,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.logs import quiet_libraries
-from reddiff_pl.options.messages import check_config_files, one_line, with_values
+from reddiff_pl.options.messages import check_config_files, of_making, one_line, with_values
 
 
 class LazyCLI(LightningCLI):
@@ -90,7 +90,8 @@ class LazyCLI(LightningCLI):
         except ConfigError:
             raise
         except Exception as error:
-            raise ConfigError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+            plain = {key: value for key, value in self.config.as_dict().items() if isinstance(value, dict)}
+            raise ConfigError(of_making(error, plain)) from error
 
     def resolved(self) -> str:
         """All options as YAML that --config reads again, nulls too: they may stand against a default."""

@@ -6,8 +6,9 @@ import difflib
 import inspect
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -21,7 +22,7 @@ _NOISE = re.compile(
 _MODULES = ("deepinv.physics", "reddiff_pl.physics", "reddiff_pl.samplers", "reddiff_pl.priors")
 
 
-def one_line(error: str, options: Iterable[str], argv: Sequence[str]) -> str:
+def one_line(error: str, options: Collection[str], argv: Sequence[str]) -> str:
     """The parser's message as `--OPTION: what is wrong; did you mean ...?`.
 
     Args:
@@ -36,10 +37,15 @@ def one_line(error: str, options: Iterable[str], argv: Sequence[str]) -> str:
         return f"{name}: no such option{_meant(name, options)}"
     if found := re.search(r"File does not exist: '([^']+)'", error):
         return f"--config: no file {found[1]}"
+    if found := re.match(r"Option '([\w.]+)' is not accepted", error):
+        return f"--{found[1]}: no such option, in a file of --config{_meant(f'--{found[1]}', options)}"
+    if found := re.match(r"(?:Unexpected config|Problems parsing config):\s*(.*)", error, re.DOTALL):
+        return f"--config: cannot be understood: {' '.join(found[1].split())[:MOST]}"
     if re.match(r'Parser key "out":\s+Expected .*None', error):
         return "--out: give the output directory"
     keys = re.findall(r'Parser key "([^"]+)"|argument --([\w.-]+)', error)
     option = "--" + next(filter(None, keys[0])) if keys else ""
+    option = option.replace("_", "-") if option.replace("_", "-") in options else option
     text = re.sub(r"^(Parser key \"[^\"]+\":?|argument --[\w.-]+:)\s*", "", error)
     lines = [line.strip().removeprefix("- ") for line in text.splitlines() if not _NOISE.match(line.strip())]
     given = next((line for line in lines if line.startswith("Given value:")), "")
@@ -50,6 +56,7 @@ def one_line(error: str, options: Iterable[str], argv: Sequence[str]) -> str:
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
     text = re.sub(r"typing\.Literal\[([^\]]*)\]", r"one of \1", text)
     text = text.replace("Expected a", "expected a").replace(" expected a one of", " or one of")
+    text = re.sub(r"^expected a one of", "expected one of", text)
     text = text.replace("expected a int", "expected an int")
     text = re.sub(r"NestedArg\(key='([\w.]+)', val=(.*?)\)", r"\1 \2", text)
     text = _class_path(text, argv)
@@ -57,6 +64,38 @@ def one_line(error: str, options: Iterable[str], argv: Sequence[str]) -> str:
     text = " ".join(text.split())
     text = text if len(text) <= MOST else f"{text[:MOST]}..."
     return f"{option}: {text}" if option else text
+
+
+def of_making(error: Exception, config: Mapping[str, Any]) -> str:
+    """What a constructor's error says, in one line with the option whose class it was.
+
+    Args:
+        error: as it was raised.
+        config: the options, groups as dicts.
+    """
+    lines = [line.strip().removeprefix("- ") for line in str(error).splitlines()]
+    if own := next((line for line in lines if re.match(r"(--)?(model|data)\.[\w.]+: ", line)), None):
+        return own  # of this package, within what the parser says around it
+    option, frame = "", error.__traceback__
+    while frame is not None:
+        made = frame.tb_frame.f_locals.get("self")
+        if frame.tb_frame.f_code.co_name == "__init__" and made is not None:
+            name = type(made).__name__
+            option = _named_by(name, config) or ("--trainer" if name == "Trainer" else option)
+        frame = frame.tb_next
+    what = f"{type(error).__name__}: {' '.join(' '.join(lines).split())}"[:MOST]
+    return f"{option}: {what}" if option else what
+
+
+def _named_by(kind: str, config: Mapping[str, Any], option: str = "--") -> str:
+    """The option whose class_path names a class; empty where none does."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            if str(value.get("class_path", "")).rpartition(".")[2] == kind:
+                return f"{option}{key}"
+            if found := _named_by(kind, value, f"{option}{key}."):
+                return found
+    return ""
 
 
 def _class_path(text: str, argv: Sequence[str]) -> str:
@@ -104,12 +143,12 @@ def with_values(argv: Sequence[str], flags: Iterable[str]) -> list[str]:
 def check_config_files(argv: Sequence[str]) -> None:
     """
     Raises:
-        ConfigError: a file of --config that is not UTF-8, or not YAML.
+        ConfigError: a file of --config that is not UTF-8, not YAML, without options, or with one twice.
     """
     for path in _config_files(argv):
         try:
             content = Path(path).read_bytes()
-            yaml.compose(content.decode("utf-8"), Loader=yaml.CSafeLoader)
+            node = yaml.compose(content.decode("utf-8-sig"), Loader=yaml.CSafeLoader)
         except OSError:
             continue  # the parser says it
         except UnicodeDecodeError as error:
@@ -119,6 +158,43 @@ def check_config_files(argv: Sequence[str]) -> None:
             ) from error
         except yaml.YAMLError as error:
             raise ConfigError(f"--config: {path} is not YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(node, yaml.MappingNode):
+            raise ConfigError(f"--config: {path} holds no options, which are lines such as `seed: 1`")
+        _check_twice(node, path)
+
+
+def _check_twice(node: yaml.Node, path: str) -> None:
+    """
+    Raises:
+        ConfigError: a key stands twice in one mapping, of which YAML would take the last; or an anchor holds itself.
+    """
+    done: set[int] = set()
+    within: set[int] = set()
+
+    def look(node: yaml.Node) -> None:
+        if id(node) in within:
+            raise ConfigError(f"--config: {path}: line {node.start_mark.line + 1} refers to itself")
+        if id(node) in done or isinstance(node, yaml.ScalarNode):
+            return
+        within.add(id(node))
+        lines: dict[str, int] = {}
+        for item in node.value:
+            if isinstance(node, yaml.MappingNode):
+                key, item = item
+                name, line = str(key.value), key.start_mark.line + 1
+                if name in lines and name != "<<":
+                    raise ConfigError(
+                        f"--config: {path}: {name} stands twice, in lines {lines[name]} and {line}"
+                    )
+                lines[name] = line
+            look(item)
+        within.remove(id(node))
+        done.add(id(node))
+
+    try:
+        look(node)
+    except RecursionError as error:
+        raise ConfigError(f"--config: {path} is nested too deeply") from error
 
 
 def _config_files(argv: Sequence[str]) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +81,12 @@ def _is_finite(tensor: Tensor) -> bool:
     return bool(tensor.sum(dtype=torch.float64).isfinite()) or bool(tensor.isfinite().all())
 
 
-def read_checkpoint(file: str) -> tuple[dict[str, Tensor], list[str]]:
+def read_checkpoint(file: str, names: Collection[str] = ()) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors of a checkpoint, by name. Nothing in it is run.
+
+    Args:
+        file: safetensors, or what torch.save wrote.
+        names: of the network's tensors; no prefix is taken off these.
 
     Returns:
         the tensors, without wrappers and prefixes that trainers put around them; lines that say which.
@@ -113,14 +117,14 @@ def read_checkpoint(file: str) -> tuple[dict[str, Tensor], list[str]]:
     except Exception as error:  # each kind of damage has its own error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise ConfigError(f"{file}: truncated, or not a checkpoint of torch ({reason})") from error
-    tensors, said = _unwrapped(content)
+    tensors, said = _unwrapped(content, frozenset(names))
     if tensors is None:
         raise ConfigError(f"{file}: does not hold tensors by name, as the checkpoints of the ADM family do")
     check_finite(tensors, file)
     return tensors, said
 
 
-def _unwrapped(content: Any) -> tuple[dict[str, Tensor] | None, list[str]]:
+def _unwrapped(content: Any, names: frozenset[str]) -> tuple[dict[str, Tensor] | None, list[str]]:
     said = []
     while isinstance(content, dict) and not (
         content and all(isinstance(value, Tensor) for value in content.values())
@@ -132,7 +136,9 @@ def _unwrapped(content: Any) -> tuple[dict[str, Tensor] | None, list[str]]:
         said.append(f"taken from its entry {name!r}")
     if not isinstance(content, dict):
         return None, []
-    while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in content)), None):
+    while names != content.keys() and (
+        prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in content)), None)
+    ):
         content = {key.removeprefix(prefix): value for key, value in content.items()}
         said.append(f"prefix {prefix!r} of all names left out")
     return content, said

@@ -20,7 +20,6 @@ import importlib
 import inspect
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -30,7 +29,7 @@ from torch import Tensor, nn
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.priors.base import Prior, linear_abar, per_image
 from reddiff_pl.priors.checkpoints import check_finite
-from reddiff_pl.priors.loading import full_precision
+from reddiff_pl.priors.loading import full_precision, load_weights
 from reddiff_pl.priors.precision import autocast, computing_dtype
 from reddiff_pl.priors.prediction import channels_of
 from reddiff_pl.priors.unet import padded
@@ -88,7 +87,7 @@ class Denoiser(Prior):
             )
         self.network = _made(denoiser, arguments or {}, weights is not None, download)
         if weights is not None:
-            _load(self.network, weights)
+            load_weights(self.network, weights)
         check_finite(self.network.state_dict(), f"{_OPTION}{'denoiser' if weights is None else 'weights'}")
         self.network = self.network.eval().requires_grad_(False)
         self.shape, self.multiple, self.precision = tuple(shape), multiple, precision  # type: ignore[assignment]
@@ -182,23 +181,3 @@ def _made(name: str, arguments: Mapping[str, Any], filled: bool, download: bool)
     if not (filled or download) and any(True for _ in made.parameters()):
         raise without
     return made
-
-
-def _load(network: nn.Module, path: str) -> None:
-    """Fill a denoiser; nothing in the file is run.
-
-    Raises:
-        ConfigError: the file holds something else.
-    """
-    from safetensors.torch import load_file
-
-    try:
-        if Path(path).suffix == ".safetensors":
-            tensors = load_file(path)
-        else:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-            tensors = tensors.get("state_dict", tensors)
-        network.load_state_dict(tensors)
-    except Exception as error:  # whatever a damaged file raises
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ConfigError(f"{_OPTION}weights: cannot load {path}: {reason}") from error

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from reddiff_pl.errors import ConfigError
-from reddiff_pl.priors.checkpoints import KNOWN_CHECKPOINTS, check_finite, kind_of
+from reddiff_pl.priors.checkpoints import KNOWN_CHECKPOINTS, check_finite, kind_of, read_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -158,6 +158,8 @@ def load_network(
         if found := [f"{path.name} is {kind}" for path in _weights(folder) if (kind := kind_of(path))]:
             reason = found[0]
         raise ConfigError(f"{option}: cannot load {folder}: {reason[:300]}") from error
+    if wrong and _renamed(network, folder, variant, option):
+        wrong = []
     if wrong:
         raise ConfigError(
             f"{option}: the weights in {folder} are not those of its config.json: {len(wrong)} tensors are missing, "
@@ -169,20 +171,37 @@ def load_network(
     return network.eval().requires_grad_(False)
 
 
+def _renamed(network: nn.Module, folder: Path, variant: str | None, option: str) -> bool:
+    """Whether the weights fit without wrappers and prefixes of their names, and were read so."""
+    file = folder / ("diffusion_pytorch_model" + (f".{variant}" if variant else "") + ".safetensors")
+    names = network.state_dict().keys()
+    if not file.is_file():
+        return False
+    tensors, said = read_checkpoint(str(file), names)
+    if not said or tensors.keys() != names:
+        return False
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError:  # of other shapes
+        return False
+    log.warning("%s: %s: %s", option, file, ", ".join(said))
+    return True
+
+
 def load_weights(network: nn.Module, path: str) -> None:
-    """Fill a module by class_path from safetensors.
+    """Fill a module by class_path from safetensors, or from what torch.save wrote; nothing in it is run.
 
     Raises:
         ConfigError: a damaged file, or other tensors than the module's.
     """
-    from safetensors.torch import load_file
-
     try:
-        network.load_state_dict(load_file(path))
+        tensors, said = read_checkpoint(path, network.state_dict().keys())
+        network.load_state_dict(tensors)
     except Exception as error:  # whatever a damaged file raises
-        kind = kind_of(Path(path))
-        reason = f"it is {kind}" if kind else " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).removeprefix(f"{path}: ").split())[:300]
         raise ConfigError(f"model.prior.init_args.weights: cannot load {path}: {reason}") from error
+    for line in said:
+        log.warning("model.prior.init_args.weights: %s: %s", path, line)
 
 
 def _weights(folder: Path) -> list[Path]:
@@ -216,8 +235,10 @@ def _variant(folder: Path, option: str) -> str | None:
             f"s.save_file({{k: v.clone() for k, v in torch.load('{pickled[0]}', weights_only=True).items()}}, "
             "'diffusion_pytorch_model.safetensors')\""
         )
+    others = sorted(path.name for path in folder.glob("*.safetensors"))
+    named = f", but {', '.join(others[:3])}: rename it where it holds them" if others else ""
     raise ConfigError(
-        f"{option}: {folder} has no weights: no diffusion_pytorch_model.safetensors beside config.json"
+        f"{option}: {folder} has no weights: no diffusion_pytorch_model.safetensors beside config.json{named}"
     )
 
 

@@ -41,10 +41,18 @@ def abar_from(config: Mapping[str, Any]) -> Tensor:
             f"model.prior: {kind} has no discrete timesteps; networks in sigma go through reddiff_pl.priors.EDM"
         )
     betas = config.get("trained_betas")
-    if betas is not None:
-        abar = (1 - torch.tensor(betas, dtype=torch.float64)).cumprod(0)
-    else:
-        abar = (1 - _betas(config)).cumprod(0)
+    try:
+        given = _betas(config) if betas is None else torch.tensor(betas, dtype=torch.float64)
+        abar = (1 - given).cumprod(0)
+    except (
+        TypeError,
+        ValueError,
+        OverflowError,
+        RuntimeError,
+    ) as error:  # a text for a number, a negative length
+        raise ConfigError(
+            f"model.prior: the schedule cannot be made: {' '.join(str(error).split())}"
+        ) from error
     if not (abar.ndim == 1 and len(abar) and ((abar >= 0) & (abar < 1)).all()):
         raise ConfigError("model.prior: the schedule's betas must be between 0 and 1")
     if config.get("rescale_betas_zero_snr"):
@@ -54,7 +62,7 @@ def abar_from(config: Mapping[str, Any]) -> Tensor:
 
 
 def _betas(config: Mapping[str, Any]) -> Tensor:
-    T = int(config.get("num_train_timesteps") or 1000)
+    T = 1000 if config.get("num_train_timesteps") is None else int(config["num_train_timesteps"])
     start, end = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
     schedule = config.get("beta_schedule", "linear")
     if schedule == "linear":

@@ -38,12 +38,10 @@ def _ask(prior: Prior, option: str) -> None:
         raise
     except Exception as error:  # every network fails in its own way
         what = " ".join(str(error).split())[:200]
-        raise ConfigError(
-            f"{option}: fails on images {shape}: {type(error).__name__}: {what}"
-        ) from error
+        raise ConfigError(f"{option}: fails on images {shape}: {type(error).__name__}: {what}") from error
     if not isinstance(both, Tensor) or tuple(both.shape) != shape:
-        what = tuple(both.shape) if isinstance(both, Tensor) else type(both).__name__
-        raise ConfigError(f"{option}: gives {what} for images {shape}, expected the same shape")
+        found = str(tuple(both.shape)) if isinstance(both, Tensor) else type(both).__name__
+        raise ConfigError(f"{option}: gives {found} for images {shape}, expected the same shape")
     if not both.isfinite().all():
         raise ConfigError(f"{option}: gives NaN or infinite values for two images of noise")
     difference = float((both[:1] - first).norm() / first.norm().clamp(min=1e-6))

@@ -125,6 +125,12 @@ class ShardDataModule(LightningDataModule):
                 raise ConfigError(f"--data.{name}: must be at least 1, got {value}")
         if isinstance(sigma_y, float) and not sigma_y >= 0:
             raise ConfigError(f"--data.sigma_y: must not be negative, got {sigma_y}")
+        if isinstance(sigma_y, float) and sigma_y > 1:
+            log.warning(
+                "--data.sigma_y: %g is on the [0, 1] scale, more than all there is from black to white; of 8-bit "
+                "values it would be %g",
+                *(sigma_y, sigma_y / 255),
+            )
         if physics is None or shape is None:
             raise ConfigError("--model.physics: no operator; name one, or a tasks/*.yaml that does")
         sides = None if size is None else parse_size(size)

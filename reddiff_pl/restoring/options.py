@@ -9,6 +9,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.plugins.environments import LightningEnvironment
 
+from reddiff_pl.errors import ConfigError
 from reddiff_pl.options.annotations import widen_tuples
 from reddiff_pl.options.lazy_cli import LazyCLI
 from reddiff_pl.options.messages import with_values
@@ -44,6 +45,8 @@ class RestoreCLI(LazyCLI):
         defaults = [shipped("priors/bundled.yaml"), shipped("samplers/reddiff.yaml")]
         argv = expand(with_values(argv, self.flags), command)
         super().__init__(command, argv, Restoration, ShardDataModule, TRAINER_DEFAULTS, defaults)
+        if not 0 <= self.config.max_failed <= 1:
+            raise ConfigError(f"--max-failed: must be a share from 0 to 1, got {self.config.max_failed}")
         check_trainer(self.config.trainer, TRAINER_DEFAULTS)
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

@@ -58,7 +58,11 @@ def expand(argv: Sequence[str], command: str = "restore") -> list[str]:
 
 
 def _named(kind: str, value: str) -> list[str]:
-    if kind == "prior" and os.path.isdir(value):
+    if (
+        kind == "prior"
+        and (os.path.isdir(value) or os.sep in value)
+        and not value.endswith((".yaml", ".yml"))
+    ):
         return ["--model.prior.init_args.path", value]
     if re.search(r"\.ya?ml$", value):
         return ["--config", config_path(value)]

@@ -29,6 +29,7 @@ REFUSED = {
     "logger": "what happens is in OUT/logs, metrics by reddiff evaluate and report",
     "enable_checkpointing": "what is finished is in OUT; run the same command again to go on",
     "enable_progress_bar": "images/s and the time left are shown anyway",
+    "callbacks": "one could end or change a run in ways that its accounts do not know",
     "barebones": "it takes away the callbacks that write",
     "detect_anomaly": "one image that diverges would end the run; now it fails alone, with the step",
     "benchmark": "results would depend on which kernel was faster; --model.prior.init_args.compile is the way",
@@ -52,7 +53,6 @@ REFUSED = {
 FREE = (
     "accelerator",
     "devices",
-    "callbacks",
     "deterministic",
     "profiler",
     "default_root_dir",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,17 @@ def image(content: bytes, name: str, channels: int | None = None, max_pixels: in
         ) from error
     except Exception as error:  # decoders raise many kinds on damaged files
         raise SampleError(f"{name} is not a readable image ({error}); replace it or leave it out") from error
-    return Picture(_fitted(picture, name, channels), picture.source)
+    fitted = _fitted(picture, name, channels)
+    if picture.source.channels == 3 and channels == 1 and _is_coloured(picture.pixels):
+        note = f"{name}: its colours are given up for the one channel of grey that is wanted"
+        return Picture(fitted, replace(picture.source, notes=(*picture.source.notes, note)))
+    return Picture(fitted, picture.source)
+
+
+def _is_coloured(pixels: NDArray[Any]) -> bool:
+    """Whether (H, W, 3) is more than a grey image in three equal channels, but for a JPEG's errors."""
+    top = 1.0 if pixels.dtype == np.float32 else np.iinfo(pixels.dtype).max
+    return float((pixels.max(2).astype(np.float64) - pixels.min(2)).mean()) > 0.01 * top
 
 
 def _decoded(

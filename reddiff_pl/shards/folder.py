@@ -27,6 +27,51 @@ UNREADABLE = frozenset(
     [".heic", ".heif", ".hif", ".jxl", ".jxr", ".jpx", ".jpf", ".psd", ".psb", ".xcf", ".svg", ".eps"]
 )
 UNREADABLE |= {".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"}
+UNREADABLE |= {
+    ".dds",
+    ".pcx",
+    ".sgi",
+    ".ras",
+    ".icns",
+    ".ico",
+    ".cur",
+    ".xbm",
+    ".xpm",
+    ".wmf",
+    ".emf",
+    ".ai",
+    ".pict",
+}
+UNREADABLE |= {
+    ".raw",
+    ".nrw",
+    ".3fr",
+    ".iiq",
+    ".x3f",
+    ".mrw",
+    ".kdc",
+    ".dcr",
+    ".erf",
+    ".mef",
+    ".rwl",
+    ".gpr",
+    ".crw",
+}
+UNREADABLE |= {
+    ".bpg",
+    ".flif",
+    ".qoi",
+    ".apng",
+    ".mng",
+    ".j2c",
+    ".jpc",
+    ".jph",
+    ".ktx",
+    ".insp",
+    ".fli",
+    ".vtf",
+    ".pfm",
+}
 UNREADABLE |= {".wdp", ".djvu", ".dcm", ".fits", ".fit", ".nii", ".czi", ".nd2", ".lif"}
 # what a picture beside another is called when it belongs to that: a reference, or an operator's parameter
 WORDS = frozenset(

@@ -21,14 +21,16 @@ FAR = 5.0  # a misfit so many times the level is worth a warning
 _DIGITS = 4000  # of an integer; Python refuses to read longer ones
 
 
-def parse(content: bytes, name: str) -> dict[str, Any]:
-    """A .json member as a dict; NaN and the infinities, which are not JSON, are None.
+def parse(content: bytes, name: str, constants: bool = False) -> dict[str, Any]:
+    """A .json member as a dict; NaN and the infinities, which are not JSON, are None, or with `constants` floats.
 
     Raises:
         SampleError: it is not a JSON object.
     """
     try:
-        value = json.loads(content, parse_constant=lambda constant: None, parse_int=_integer)
+        value = json.loads(
+            content, parse_constant=float if constants else lambda constant: None, parse_int=_integer
+        )
     except RecursionError as error:
         raise SampleError(f"{name} is nested too deeply to be read") from error
     except ValueError as error:

@@ -98,7 +98,7 @@ def prepare(
     channels = degradation.shape[0]
     members = raw.members
     content = decode.member_bytes(members["json"]) if "json" in members else b"{}"
-    meta = metadata.parse(content, "json")
+    meta = metadata.parse(content, "json", constants=True)  # a level of NaN is none that was not given
     meta_json = metadata.as_utf8(content)
     notes: list[str] = []
     given = _parameters(raw, degradation, max_pixels, invert_mask, notes)
@@ -131,6 +131,10 @@ def prepare(
                 f"{shape[2]}x{shape[1]}"
             )
         told = _told(degradation, y, params, meta, shape)
+        if told["sigma_y_of"] == "json" and told["sigma_y"] > 1:
+            notes.append(
+                f"sigma_y {told['sigma_y']:g} in KEY.json is on the [0, 1] scale: more than black to white"
+            )
         if rounding and told["sigma_y_of"] in ("noise", "estimate"):
             least = rounding_level(source.bits, content, degradation.physics)
             if least > told["sigma_y"]:
@@ -289,11 +293,17 @@ def _parameters(
                     notes.append(f"{member}: {grey:.0%} of it are greys; from half on they count as white")
                 given[name] = given[name].round()  # 0 or 1, whatever wrote it
             elif name.split("_")[0] in ("kernel", "filter"):
-                given[name] = given[name] / given[name].sum().clamp(min=1e-6)
+                given[name] = given[name] / given[name].sum().clamp(min=1e-6)  # all black, it stays zero
             if name in flat_parameters(degradation.physics, degradation.shape):
                 given[name] = given[name][0]
-        if invert_mask and name in given and name.split("_")[0] == "mask":
+        kind = name.split("_")[0]
+        if invert_mask and name in given and kind == "mask":
             given[name] = 1 - given[name]
+        if name in given and not given[name].any():
+            if kind in ("kernel", "filter", "psf"):
+                raise SampleError(f"{name} is zero everywhere")
+            if kind == "mask":
+                notes.append(f"{name} keeps nothing of the measurement; is it inverted (--data.invert_mask)?")
     return given
 
 

@@ -70,6 +70,7 @@ def read(content: bytes, name: str, max_pixels: int) -> Page:
         sampleformat, bits = page.sampleformat, page.bitspersample
         colours = page.samplesperpixel - len(page.extrasamples)
         plain = sampleformat == UNSIGNED and (bits == 8 or (bits < 8 and page.samplesperpixel == 1))
+        plain &= all(int(kind) in (1, 2) for kind in page.extrasamples)  # Pillow leaves other channels out
         if plain and page.samplesperpixel <= 5 and (colours > 1 or page.samplesperpixel <= 2):
             return Page(None)
         if page.photometric == PALETTE:

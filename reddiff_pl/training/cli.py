@@ -17,7 +17,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from reddiff_pl import stop
 from reddiff_pl.errors import ConfigError, Stopped
 from reddiff_pl.files import write_atomically
-from reddiff_pl.logs import log_to
+from reddiff_pl.logs import log_early, log_to
 from reddiff_pl.options.lazy_cli import LazyCLI
 from reddiff_pl.training.files import Training
 from reddiff_pl.training.module import PriorTraining
@@ -77,6 +77,8 @@ def fit(argv: list[str]) -> int:
     """Train a prior as the options say."""
     cli = FitCLI(argv)
     paths = Training(Path(cli.config.out))
+    log_early()
+    cli.make()  # a start that is refused leaves nothing behind
     rank = int(next((os.environ[n] for n in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if n in os.environ), "0"))
     try:
         log_to(paths.text(rank))
@@ -86,7 +88,6 @@ def fit(argv: list[str]) -> int:
         raise ConfigError(f"--out: {paths.out} cannot be used as a directory: {error.strerror}") from error
     if rank > 0:
         logging.getLogger("reddiff_pl").setLevel(logging.WARNING)  # the first process says it
-    cli.make()
     stop.check()
     if cli.trainer.strategy.root_device.type == "cuda":
         # TF32 where autocast leaves float32

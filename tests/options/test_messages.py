@@ -21,6 +21,17 @@ TASK = ["--config", str(CONFIGS / "tasks" / "inpainting_random.yaml")]
 SHARDS = ["--data.shards", str(VAL_SHARD)]
 OUT = ["--out", "OUT"]
 SAMPLER = "--model.sampler.init_args."
+MASK = "--model.physics.init_args.mask.init_args."
+FILES = {
+    "bad": "seed: [1\n",
+    "twice": "seed: 1\nseed: 2\n",
+    "within": "model:\n  sampler:\n    init_args:\n      steps: 3\n      steps: 4\n",
+    "empty": "# seed: 1\n",
+    "list": "- seed\n",
+    "itself": "model: &a [*a]\n",
+    "typo": "modle:\n  seed: 1\n",
+    "null": "data:\n",
+}
 # a task with settings of its own for the default sampler
 TUNED = ["--config", str(CONFIGS / "tasks" / "colorization.yaml")]
 DPS = ["--config", str(CONFIGS / "samplers" / "dps.yaml")]
@@ -52,6 +63,32 @@ BAD = {
     "latin-1": ([*TASK, *SHARDS, *OUT, "--config", "latin.yaml"], "latin.yaml is not UTF-8"),
     "utf-16": ([*TASK, *SHARDS, *OUT, "--config=utf16.yaml"], "utf16.yaml is not UTF-8 but UTF-16"),
     "not yaml": ([*TASK, *SHARDS, *OUT, "--config=bad.yaml"], "bad.yaml is not YAML"),
+    "a key twice": ([*TASK, *SHARDS, *OUT, "--config=twice.yaml"], "seed stands twice, in lines 1 and 2"),
+    "a key twice within": (
+        [*TASK, *SHARDS, *OUT, "--config=within.yaml"],
+        "steps stands twice, in lines 4 and 5",
+    ),
+    "nothing in it": ([*TASK, *SHARDS, *OUT, "--config=empty.yaml"], "empty.yaml holds no options"),
+    "a list": ([*TASK, *SHARDS, *OUT, "--config=list.yaml"], "list.yaml holds no options"),
+    "itself": ([*TASK, *SHARDS, *OUT, "--config=itself.yaml"], "itself.yaml: line 1 refers to itself"),
+    "unknown in a file": ([*TASK, *SHARDS, *OUT, "--config=typo.yaml"], "--modle.seed: no such option"),
+    "no value": ([*TASK, *SHARDS, *OUT, "--config=null.yaml"], "--config: "),
+    "within an operator": (
+        [*SHARDS, *OUT, "--task=deblur_motion", "--model.physics.init_args.taps=8"],
+        "error: model.physics.init_args.taps: must be odd, got 8",
+    ),
+    "within its mask": (
+        [*TASK, *SHARDS, *OUT, f"{MASK}keep=2"],
+        "error: model.physics.init_args.mask.init_args.keep: ",
+    ),
+    "of no type": ([*TASK, *SHARDS, *OUT, f"{SAMPLER}steps=null"], "--model.sampler: TypeError"),
+    "devices": ([*TASK, *SHARDS, *OUT, "--trainer.accelerator=cpu", "--trainer.devices=-1"], "--trainer: "),
+    "share": ([*TASK, *SHARDS, *OUT, "--max-failed=2"], "--max-failed: must be a share from 0 to 1, got 2"),
+    "no number": ([*TASK, *SHARDS, *OUT, "--max-failed=nan"], "--max-failed: "),
+    "prior's folder": (
+        [*TASK, *SHARDS, *OUT, "--prior=/no/where"],
+        "model.prior.init_args.path: no folder /no/where",
+    ),
     "no prior there": (
         [
             *TASK,
@@ -71,6 +108,7 @@ BAD = {
             "max_time": "00:00:01:00",
             "strategy": "ddp",
             "detect_anomaly": "true",
+            "callbacks": "{class_path: lightning.pytorch.callbacks.Timer, init_args: {duration: 00:00:00:01}}",
         }.items()
     },
 }
@@ -81,7 +119,8 @@ def test_one_line_and_nothing_left(reddiff, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     Path("latin.yaml").write_bytes("# größe\nseed: 1\n".encode("latin-1"))
     Path("utf16.yaml").write_bytes("seed: 1\n".encode("utf-16"))
-    Path("bad.yaml").write_text("seed: [1\n")
+    for file, text in FILES.items():
+        Path(f"{file}.yaml").write_text(text)
     options, says = BAD[name]
     code, printed = reddiff("restore", *options)
     assert code == 2, printed

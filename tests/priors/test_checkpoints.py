@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from test_adm import checkpoint
 
 from reddiff_pl.errors import ConfigError
-from reddiff_pl.priors import UNet
+from reddiff_pl.priors import Denoiser, FFDNet, UNet
 
 TASK = ["--config", str(CONFIGS / "tasks" / "superresolution_4x.yaml"), "--trainer.accelerator=cpu"]
 SHORT = ["--model.sampler.init_args.steps=2", "--model.prior.class_path=reddiff_pl.priors.UNet"]
@@ -45,6 +45,66 @@ def spoil(folder: Path, how: str) -> None:
         field, _, value = how.partition("=")
         config = read_json(folder / "config.json") | {field: json.loads(value)}
         (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_prefixes_of_a_folders_weights_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "net"
+    tiny_unet(folder)
+    plain = UNet(str(folder)).state_dict()
+    save_file(
+        {f"module.{name}": value for name, value in load_file(folder / WEIGHTS).items()}, folder / WEIGHTS
+    )
+    found = UNet(str(folder)).state_dict()
+    assert all(torch.equal(found[name], value) for name, value in plain.items())
+    assert "prefix 'module.' of all names left out" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["pth", "safetensors"])
+@pytest.mark.parametrize("wrapped", ["plain", "module.", "params", "both"])
+def test_weights_of_a_denoiser_as_people_find_them(tmp_path: Path, wrapped: str, kind: str) -> None:
+    """Its own names begin with a prefix that others put around theirs."""
+    network = FFDNet(width=8, layers=3)
+    tensors: dict = network.state_dict()
+    if wrapped in ("module.", "both"):
+        tensors = {f"module.{name}": value for name, value in tensors.items()}
+    if kind == "safetensors":
+        save_file(tensors, tmp_path / f"w.{kind}")
+    else:
+        torch.save(
+            {"params_ema": tensors, "step": 3} if wrapped in ("params", "both") else tensors,
+            tmp_path / "w.pth",
+        )
+    arguments = {"width": 8, "layers": 3}
+    prior = Denoiser("reddiff_pl.priors.FFDNet", arguments, str(tmp_path / f"w.{kind}"), shape=(3, 16, 16))
+    assert all(
+        torch.equal(prior.network.state_dict()[name], value) for name, value in network.state_dict().items()
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [(WEB_PAGE, "a web page"), (POINTER, "git lfs"), (b"", "an empty file")]
+)
+def test_weights_that_are_none(tmp_path: Path, content: bytes, says: str) -> None:
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"^model\.prior\.init_args\.weights: cannot load .*{says}"):
+        Denoiser("reddiff_pl.priors.FFDNet", weights=str(tmp_path / "w.pth"), shape=(3, 16, 16))
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        {"beta_start": "x"},
+        {"num_train_timesteps": 0},
+        {"num_train_timesteps": -5},
+        {"trained_betas": [0.1, "x"]},
+    ],
+)
+def test_schedules_that_are_none(tmp_path: Path, schedule: dict) -> None:
+    folder = tmp_path / "net"
+    tiny_unet(folder)
+    (folder / "scheduler_config.json").write_text(json.dumps(schedule))
+    with pytest.raises(ConfigError, match=r"^model\.prior: the schedule"):
+        UNet(str(folder))
 
 
 @pytest.mark.parametrize(

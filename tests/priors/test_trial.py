@@ -89,7 +89,7 @@ WRONG = {
 def made(kind: str, network: type[nn.Module]):
     if kind == "denoiser":
         with pytest.MonkeyPatch.context() as patch:  # a denoiser is made by its name, and wants weights
-            patch.setattr("reddiff_pl.priors.denoiser._load", lambda *_: None)
+            patch.setattr("reddiff_pl.priors.denoiser.load_weights", lambda *_: None)
             return Denoiser(f"{__name__}.{network.__name__}", weights="any", shape=SHAPE)
     return (EDM if kind == "edm" else Flow)(network=network(), shape=SHAPE)
 

@@ -68,6 +68,12 @@ BAD = {
         "32x32 pixels, expected 64x64",
     ),
     "NaN measurement": (SUPER, {"y.npy": y(value=np.nan)}, "NaN"),
+    "level that is none": (SUPER, {"y.npy": y(), "json": b'{"sigma_y": NaN}'}, "sigma_y .* got nan"),
+    "kernel without light": (
+        ["--task", "deblur_motion", "--model.physics.init_args.taps=9"],
+        {"y.npy": y((3, 64, 64)), "kernel.png": png(np.zeros((9, 9), np.uint8))},
+        "kernel is zero everywhere",
+    ),
     "infinite measurement": (SUPER, {"y.npy": y(value=np.inf)}, "NaN or infinite"),
     "pickle": (SUPER, {"y.npy": pickled()}, "not a readable array"),
     "truncated npy": (SUPER, {"y.npy": y()[:-9]}, "not a readable array"),
@@ -84,7 +90,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_one_bad_sample(reddiff, tmp_path, name):
     task, members, message = BAD[name]
-    good = {"png": picture()} if task is RANDOM else {"y.npy": y()}
+    good = {"y.npy": y()} if task is SUPER else {"png": picture()}
     shard = write_shard(tmp_path / "s.tar", [("first", good), ("bad", members), ("last", good)])
     code, printed = reddiff("restore", *QUICK, *task, "--data.shards", shard, "--out", tmp_path / "out")
     assert code == 3, printed
@@ -212,3 +218,18 @@ def test_degrade_accounts_as_restore_does(reddiff, tmp_path):
     assert reddiff(*command, "--retry-failed=true")[0] == 0
     names = [name for name in read_tar(output) if name.endswith("reddiff.json")]
     assert names == ["a.reddiff.json", "b.reddiff.json", "c.reddiff.json"]
+
+
+def test_what_is_odd_but_usable_is_told(reddiff, tmp_path):
+    """A mask that keeps nothing, a level on another scale: restored, with a line."""
+    mask = {"mask.png": png(np.zeros((64, 64), np.uint8))}
+    whole = {"mask.png": png(np.full((64, 64), 255, np.uint8)), "json": b'{"sigma_y": 25}'}
+    shard = write_shard(
+        tmp_path / "s.tar", [("a", {"y.png": picture(), **mask}), ("b", {"y.png": picture(), **whole})]
+    )
+    options = ["--task", "inpainting_given", "--data.shards", shard, "--data.sigma_y", "12.75"]
+    code, printed = reddiff("restore", *QUICK, *options, "--out", tmp_path / "out")
+    assert code == 0, printed
+    assert "key a: mask keeps nothing of the measurement; is it inverted" in printed
+    assert "key b: sigma_y 25 in KEY.json is on the [0, 1] scale" in printed
+    assert "--data.sigma_y: 12.75 is on the [0, 1] scale" in printed and "would be 0.05" in printed

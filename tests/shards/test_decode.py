@@ -287,3 +287,23 @@ def _tensor(values: np.ndarray):
     import torch
 
     return torch.from_numpy(values)
+
+
+@pytest.mark.parametrize(("planes", "photometric"), [(2, "minisblack"), (4, "rgb")])
+def test_no_channel_of_a_tiff_is_left_out(planes, photometric):
+    """Transparency is kept apart; what a file does not call so is a channel."""
+    values = np.random.default_rng(0).integers(0, 256, (8, 8, planes), np.uint8)
+    more = {"photometric": photometric, "planarconfig": "contig"}
+    with pytest.raises(SampleError, match=f"has {planes} channels, expected 3"):
+        decode.image(tiff(values, **more, extrasamples=["unspecified"]), "a.tif", 3)
+    picture = decode.image(tiff(values, **more, extrasamples=["unassalpha"]), "a.tif", 3)
+    assert (picture.source.alpha[0].numpy() == values[..., -1]).all() and not picture.source.notes
+
+
+def test_colours_that_become_grey_are_told():
+    values = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    [note] = decode.image(save(Image.fromarray(values), "PNG"), "a.png", 1).source.notes
+    assert note.startswith("a.png: its colours are given up")
+    grey = Image.fromarray(values).convert("L").convert("RGB")
+    for content in (save(grey, "PNG"), save(grey, "JPEG")):
+        assert not decode.image(content, "a", 1).source.notes
