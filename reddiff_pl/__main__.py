@@ -43,7 +43,8 @@ commands:
   configs    the configurations that ship; `configs show NAME` prints one
   submit     run `restore` on a SLURM cluster
   prior      `prior import`: turn a checkpoint of the OpenAI ADM family into a folder that `restore` reads;
-             `prior average`: the mean of several trainings of one network
+             `prior average`: the mean of several trainings of one network;
+             `prior measure`: its error by noise level, so that a GPU computes in 8 bits where that is as good
   fit        train a prior on photos; ends in a diffusers folder
   bench      the speed of this machine: network, whole restorations, disk to disk, a plain loop beside them
   demo       restore twelve photos that ship with the package, and draw a picture of them
@@ -68,7 +69,7 @@ COMMANDS = {
     "export": "reddiff_pl.exporting.command:export",
     "configs": "reddiff_pl.options.configs:configs",
     "submit": "reddiff_pl.cluster.submit:submit",
-    "prior": "reddiff_pl.priors.importing:prior",
+    "prior": "reddiff_pl.training.prior_command:prior",
     "fit": "reddiff_pl.training.cli:fit",
     "bench": "reddiff_pl.bench.command:bench",
     "demo": "reddiff_pl.demo:demo",

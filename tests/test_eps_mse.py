@@ -9,6 +9,7 @@ from helpers import VAL_SHARD
 from benchmarks import eps_mse
 from reddiff_pl.priors import Prior
 from reddiff_pl.priors.base import linear_abar
+from reddiff_pl.training.measuring import eps_errors, photos
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -30,18 +31,18 @@ class Knows(Prior):
 def test_of_predictors_that_are_known(share):
     """z with a share of it predicted: (1 - share)^2 E z^2, within five standard errors for every photo."""
     x = torch.full((5, 3, 8, 8), 200, dtype=torch.uint8)
-    losses = eps_mse.errors(Knows(200 / 127.5 - 1, share), x, (10, 500), draws=3, batch_size=2)
+    losses = eps_errors(Knows(200 / 127.5 - 1, share), x, (10, 500), draws=3, batch_size=2)
     assert losses.shape == (5, 2)
     expected = (1 - share) ** 2
     assert ((losses - expected).abs() <= 5 * expected * (2 / (3 * 192)) ** 0.5 + 1e-8).all()
     assert losses.unique().numel() == 10 or share == 1, "each has noise of its own"
-    again = eps_mse.errors(Knows(200 / 127.5 - 1, share), x, (500,), draws=3)
+    again = eps_errors(Knows(200 / 127.5 - 1, share), x, (500,), draws=3)
     torch.testing.assert_close(again[:, 0], losses[:, 1], rtol=1e-5, atol=1e-9)
 
 
 def test_photos_are_chosen_by_their_number():
-    everything = eps_mse.photos([str(VAL_SHARD)], 16)
-    tenth = eps_mse.photos([str(VAL_SHARD)], 16, modulus=10)
+    everything = photos([str(VAL_SHARD)], None, (3, 16, 16))
+    tenth = photos([str(VAL_SHARD)], None, (3, 16, 16), modulus=10)
     assert everything.shape == (49, 3, 16, 16) and everything.dtype == torch.uint8
     assert 0 < len(tenth) < 49
     assert all((everything == photo).flatten(1).all(1).any() for photo in tenth)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -104,6 +105,8 @@ class Case:
         forward: bool = True,
     ) -> dict[str, Any]:
         """Time `work`, which evaluates the network so many times on the whole batch."""
+        forward_pass = getattr(self.prior, "forward_pass", None)
+        before = Counter(forward_pass.evaluations) if forward_pass else Counter()
         began = time.perf_counter()
         finite = bool(warm_up().isfinite().all())
         first = time.perf_counter() - began
@@ -121,6 +124,8 @@ class Case:
             "finite": finite,
             **machine.memory(self.device),
         }
+        if forward_pass and (done := forward_pass.evaluations - before):
+            row["precisions"] = {name: count / done.total() for name, count in done.items()}
         if forward:  # the products of a backward pass are not counted
             row["tflops"] = self.job["flop"] / ms / 1e9
             row["peak_tflops"] = self.job["peak"]["tflops"]  # measured in this process

@@ -71,7 +71,7 @@ def _speed(rows: Sequence[dict[str, Any]]) -> str:
     ]
     lines = []
     for row in found:
-        cells = [NAMES[row["what"]], row["which"], str(row["batch_size"])]
+        cells = [NAMES[row["what"]], _how(row), str(row["batch_size"])]
         if "error" in row:
             lines.append([*cells, row["error"], *[""] * 7])
             continue
@@ -91,6 +91,14 @@ def _speed(rows: Sequence[dict[str, Any]]) -> str:
         else ""
     )
     return _table(header, lines) + note + _best(rows)
+
+
+def _how(row: dict[str, Any]) -> str:
+    """As what, and which share of its evaluations ran in which precision where there is more than one."""
+    shares = row.get("precisions", {})
+    if len(shares) < 2:
+        return row["which"]
+    return f"{row['which']} ({', '.join(f'{100 * shares[name]:.0f} % {name}' for name in sorted(shares))})"
 
 
 def _best(rows: Sequence[dict[str, Any]]) -> str:

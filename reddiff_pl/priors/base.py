@@ -113,6 +113,11 @@ class Prior(nn.Module):
         """What its numbers depend on beside its tensors, as text."""
         return ""
 
+    def precision_on(self, device: torch.device) -> str:
+        """What the precisions asked for come to on a device, in words; "" where there is no choice."""
+        passes = (getattr(module, "forward_pass", None) for module in self.modules())
+        return ", ".join(sorted({one.resolved(device) for one in passes if one is not None}))
+
     def fingerprint(self) -> str:
         """sha256 of all that the prior computes with, weights and settings, as a hexadecimal string."""
         digest = hashlib.sha256(describe(self).encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -21,6 +22,10 @@ _PRECISION = "model.prior.init_args.precision"
 
 Precision = Literal["auto", "32", "bf16", "16", "fp8"]
 
+EXACT_BLOCKS = (
+    2  # of the last residual blocks, which make two thirds of the error, where 8 bits are chosen by `auto`
+)
+
 
 class Forward:
     """Evaluates network(x, t, class_labels=labels, return_dict=False)[0].
@@ -29,6 +34,10 @@ class Forward:
         network: a UNet2DModel, or another one that is called like it. Its owner moves it between devices.
         channels: of the output that are wanted.
         precision, fused, graph, compile: as `reddiff_pl.priors.UNet` has them.
+        eight_bits_until: with `auto`, the largest t at which 8 bits are as good as float32; -1: none.
+
+    Attributes:
+        evaluations: how many images were evaluated on the fast path, by precision.
 
     Raises:
         ConfigError: options that do not fit the network or the machine.
@@ -42,6 +51,7 @@ class Forward:
         fused: bool = True,
         graph: bool = True,
         compile: bool = False,
+        eight_bits_until: int = -1,
     ) -> None:
         if precision not in get_args(Precision):
             raise ConfigError(
@@ -50,9 +60,15 @@ class Forward:
         self.network: Any = network
         self.channels, self.precision = channels, precision
         self.fused, self.graph, self.compiled = fused, graph, compile
-        if precision == "fp8":
-            self._check_eight_bits()
-        self._fast: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = None
+        self.eight_bits_until, self.exact_blocks = (
+            eight_bits_until,
+            EXACT_BLOCKS if precision == "auto" else 0,
+        )
+        self.evaluations: Counter[str] = Counter()
+        if precision == "fp8" and (lack := self._lacks_eight_bits(_cuda())):
+            raise ConfigError(f"{_PRECISION}: fp8 needs {lack}")
+        self._fast: Callable[..., Tensor] | None = None
+        self._name, self._chooses = "", False  # on the device of `_fast`
         full_precision()
 
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
@@ -66,7 +82,7 @@ class Forward:
         if x.is_cuda and not torch.is_grad_enabled():
             if self._fast is None:
                 self._fast = self._fast_forward(x.device)
-            output = self._fast(x, t, labels)
+            output = self._fast(x, t, labels, **self._how(t))
         else:
             output = self._network(x, t, labels)
         return output[:, : self.channels].float()
@@ -106,17 +122,36 @@ class Forward:
             return torch.bfloat16 if has_bf16 else torch.float32
         return DTYPES[self.precision.replace("fp8", "bf16")] or torch.float32
 
-    def _check_eight_bits(self) -> None:
-        """
-        Raises:
-            ConfigError: what precision fp8 lacks.
-        """
+    def resolved(self, device: torch.device) -> str:
+        """What `precision` comes to on a device, in words: runs hold on to it."""
+        if self.precision == "fp8":
+            return "fp8"
+        name = {torch.float32: "32", torch.bfloat16: "bf16", torch.float16: "16"}[self._dtype(device)]
+        return f"fp8 to t = {self.eight_bits_until}, else {name}" if self._by_timestep(device) else name
+
+    def _by_timestep(self, device: torch.device) -> bool:
+        """Whether 8 bits are chosen by t."""
+        return self.precision == "auto" and self.eight_bits_until >= 0 and not self._lacks_eight_bits(device)
+
+    def _how(self, t: Tensor) -> dict[str, bool]:
+        """In which way this evaluation goes; nothing where there is one way only."""
+        if not self._chooses:
+            self.evaluations[self._name] += len(t)
+            return {}
+        # one look at the device; images of a batch whose t differ go one way together
+        eight_bits = bool((t <= self.eight_bits_until).all())
+        self.evaluations["fp8" if eight_bits else "bf16"] += len(t)
+        return {"eight_bits": eight_bits}
+
+    def _lacks_eight_bits(self, device: torch.device) -> str | None:
+        """What fp8 needs and is not there; None where it can be."""
         if not self.fused or self.compiled:
-            raise ConfigError(f"{_PRECISION}: fp8 needs fused: true and compile: false")
-        if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 9):
-            raise ConfigError(f"{_PRECISION}: fp8 needs a CUDA device of compute capability 8.9 or more")
+            return "fused: true and compile: false"
+        if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 9):
+            return "a CUDA device of compute capability 8.9 or more"
         if (reason := obstacle(self.network)) is not None:
-            raise ConfigError(f"{_PRECISION}: fp8 needs a network that can be fused, not one with {reason}")
+            return f"a network that can be fused, not one with {reason}"
+        return None
 
     def _network(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         """diffusers' own forward pass."""
@@ -128,10 +163,11 @@ class Forward:
             # t stays an integer or float32: bf16 would turn 937 into 936
             return self.network(x, t, class_labels=labels, return_dict=False)[0]
 
-    def _fast_forward(self, device: torch.device) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    def _fast_forward(self, device: torch.device) -> Callable[..., Tensor]:
         """The network's evaluation without gradients, on the CUDA device where it is by now."""
         forward: Callable[..., Tensor] = self._network
         dtype = self._dtype(device)
+        self._name, self._chooses = self.resolved(device), self._by_timestep(device)
         if self.compiled:
             self.network.to(memory_format=torch.channels_last)
             forward = torch.compile(forward, dynamic=False)
@@ -139,8 +175,14 @@ class Forward:
             if (reason := obstacle(self.network)) is None:
                 from reddiff_pl.priors.fused.unet import FusedUNet  # Triton
 
-                operands = torch.float8_e4m3fn if self.precision == "fp8" else None
-                forward = FusedUNet(self.network, dtype, self.channels, operands)
+                eight = self.precision == "fp8" or self._chooses
+                operands = torch.float8_e4m3fn if eight else None
+                forward = FusedUNet(self.network, dtype, self.channels, operands, self.exact_blocks)
             else:
                 log.info("the network is not fused: %s; compile: true may make it faster", reason)
         return Graphs(forward) if self.graph else forward
+
+
+def _cuda() -> torch.device:
+    """The device that restorations will run on."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from reddiff_pl.errors import ConfigError
-from reddiff_pl.options.prior import BETAS, parse_prior
+from reddiff_pl.options.prior import BETAS
 
 # what the tensors do not tell: schedule, order of qkv. All other published files are linear and legacy.
 _KNOWN = {"64x64_diffusion": ("cosine", "new"), "64x64_classifier": ("cosine", "legacy")}
@@ -20,23 +20,6 @@ _LINEAR_LEGACY = (
 _KNOWN |= dict.fromkeys(_LINEAR_LEGACY, ("linear", "legacy"))
 # four heads whatever the level's width, which a UNet2DModel cannot have
 _REFUSED = ("128x128_diffusion", "64_256_upsampler")
-
-
-def prior(argv: list[str]) -> int:
-    """The command `reddiff prior`.
-
-    Raises:
-        ConfigError: a bad option, or a checkpoint or folder that is no good.
-    """
-    action, options = parse_prior(argv)
-    if action == "average":
-        from reddiff_pl.priors.averaging import average_priors
-
-        print(average_priors(**options))
-        return 0
-    for line in import_checkpoint(**options):
-        print(line)
-    return 0
 
 
 def import_checkpoint(

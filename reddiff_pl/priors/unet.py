@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reddiff_pl.errors import ConfigError
+from reddiff_pl.priors import eps_error
 from reddiff_pl.priors.base import Prior, labels_of
 from reddiff_pl.priors.forward import Forward, Precision
 from reddiff_pl.priors.loading import find_folder, load_network, part, scheduler_config
@@ -32,7 +34,9 @@ class UNet(Prior):
         precision: "32" computes in float32, with TF32 off; "bf16" and "16" the network in these, everything else of a
             restoration in float32. "fp8" is bf16 but for the largest convolutions, in 8-bit floats where no gradients
             are asked for: faster and less exact, see docs/benchmarks.md; it needs a CUDA device of compute capability
-            8.9 or more and a network that can be fused. "auto" is bf16 on CUDA devices that have it, and 32 elsewhere.
+            8.9 or more and a network that can be fused. "auto" is bf16 on CUDA devices that have it, and 32 elsewhere;
+            where the folder has a table of the network's own error (`reddiff prior measure`) and the device can, fp8
+            but for the last two residual blocks at the timesteps at which that is within .2 % of float32.
         fused: on CUDA, but for 32, evaluate the network by the kernels of `priors/fused`; false, or for networks
             that these do not know, by diffusers' own forward pass under autocast.
         graph: on CUDA, replay the evaluation as a CUDA graph, captured once for each shape of a batch.
@@ -92,12 +96,16 @@ class UNet(Prior):
         }
         self.register_buffer("abar", abar_from(schedule), persistent=False)
         self.prediction_type = checked(prediction_type or schedule.get("prediction_type", "epsilon"))
-        self.forward_pass = Forward(self.network, self.shape[0], precision, fused, graph, compile)
+        self.errors = eps_error.read(folder)
+        until = -1 if self.errors is None else self.errors.good_until("fp8")
+        self.forward_pass = Forward(self.network, self.shape[0], precision, fused, graph, compile, until)
 
     def settings(self) -> str:
         network: Any = self.network
         config = {key: value for key, value in network.config.items() if not key.startswith("_")}
-        more = [self.prediction_type, self.default_label, self.fully_convolutional]
+        more: list[Any] = [self.prediction_type, self.default_label, self.fully_convolutional]
+        if self.precision == "auto" and self.errors is not None:
+            more.append(asdict(self.errors))
         return json.dumps([self.precision, config, *more], sort_keys=True, default=str)
 
     def eps(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:

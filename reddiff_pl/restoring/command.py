@@ -71,7 +71,8 @@ def restore_with(cli: RestoreCLI) -> int:
     if automatic:  # once for a run: the tasks that come later take the number of the first
         device = cli.trainer.strategy.root_device
         cli.config.data.batch_size = batch_size_there(run) or choose(cli.model, cli.datamodule, device)
-    guard(run, cli.resolved(), fingerprint, automatic, folder_mark(cli.datamodule.all_shards))
+    precision = cli.model.prior.precision_on(cli.trainer.strategy.root_device)
+    guard(run, cli.resolved(), fingerprint, automatic, folder_mark(cli.datamodule.all_shards), precision)
     if automatic:
         cli.datamodule.batch_size = batch_size_there(run) or cli.config.data.batch_size
     cli.model.should_stop = cli.datamodule.should_stop = stop.requested

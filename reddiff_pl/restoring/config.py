@@ -19,7 +19,12 @@ log = logging.getLogger(__name__)
 
 
 def guard(
-    run: Run, resolved: str, prior_sha256: str, any_batch_size: bool = False, folder: str | None = None
+    run: Run,
+    resolved: str,
+    prior_sha256: str,
+    any_batch_size: bool = False,
+    folder: str | None = None,
+    precision: str = "",
 ) -> None:
     """Leave the resolved configuration in OUT, or compare with the one that is there.
 
@@ -32,11 +37,13 @@ def guard(
         prior_sha256: the prior's fingerprint.
         any_batch_size: take another batch size as it is.
         folder: the mark of a folder of inputs (`plan.folder_mark`).
+        precision: what the prior's precision came to on this task's device.
 
     Raises:
         ConfigError: the directory holds results of another configuration.
     """
     mark = f"# folder: {folder}\n" if folder else ""
+    mark += f"# precision: {precision}\n" if precision else ""
     text = f"# prior_sha256: {prior_sha256}\n{mark}{resolved}"
     run.out.mkdir(parents=True, exist_ok=True)
     with temporary_file(run.config) as file:
@@ -55,6 +62,12 @@ def guard(
         raise ConfigError(
             f"--data.images, --data.measured: the files in the folder are not those that {run.out} was begun with; "
             "choose another --out, or add images in a folder of their own"
+        )
+    was, now = there.pop("precision"), mine.pop("precision")
+    if was and now and was != now:
+        raise ConfigError(
+            f"--out: {run.out} was begun with a prior that computes in {was}, on this device it does in {now}; restore "
+            "on the same kind of device, or choose another --out and one --model.prior.init_args.precision for all"
         )
     was, now = there.pop("data.batch_size"), mine.pop("data.batch_size")
     if was != now and not any_batch_size:
@@ -115,6 +128,8 @@ def _identity(text: str) -> dict[str, Any]:
     flat["prior_sha256"] = found.group(1) if found else None
     mark = re.search(r"^# folder: (.+)", text, re.MULTILINE)
     flat["folder"] = mark.group(1) if mark else None
+    found = re.search(r"^# precision: (.+)", text, re.MULTILINE)
+    flat["precision"] = found.group(1) if found else None
     return flat
 
 

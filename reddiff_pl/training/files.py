@@ -15,6 +15,7 @@ from torch import Tensor
 
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.files import write_atomically
+from reddiff_pl.priors import eps_error
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ def write_prior(
     for name, value in {"config.json": content, "scheduler_config.json": schedule}.items():
         write_atomically(folder / name, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
     half = {name: tensor.detach().to("cpu", torch.float16).contiguous() for name, tensor in weights.items()}
+    (folder / eps_error.NAME).unlink(missing_ok=True)  # of other weights
     write_atomically(folder / "diffusion_pytorch_model.safetensors", save(half, {"format": "pt"}))
 
 

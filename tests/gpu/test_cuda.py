@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 
@@ -14,6 +15,8 @@ from helpers import CONFIGS, VAL_SHARD, read_tar, restored_keys, task_options
 from PIL import Image
 
 from reddiff_pl.devices.copies import Pace
+from reddiff_pl.priors import UNet, eps_error
+from reddiff_pl.priors.unet import BUNDLED
 
 pytestmark = [
     pytest.mark.gpu,
@@ -75,6 +78,26 @@ def test_bytes_repeat(reddiff, tmp_path, precision):
         assert reddiff(*command, "--out", tmp_path / name)[0] == 0
     one, other = (images(tmp_path / name / "shards" / "val-000000.tar") for name in ("a", "b"))
     assert all((one[name] == other[name]).all() for name in one)
+
+
+def test_8_bits_where_the_priors_own_table_allows_them(tmp_path):
+    """By t: at small ones as fp8 but for the last blocks, beyond the table's bound byte for byte as bf16."""
+    folder = shutil.copytree(BUNDLED, tmp_path / "prior")
+    (folder / eps_error.NAME).unlink(missing_ok=True)
+    plain = UNet(str(folder)).cuda()
+    errors = {"32": [1.0, 1.0, 1.0], "fp8": [1.0, 1.001, 1.01]}
+    eps_error.write(folder, eps_error.EpsError([0, 300, 999], errors, 1, 1, "made up"))
+    mixed = UNet(str(folder)).cuda()
+    x = torch.randn(4, 3, 64, 64, device="cuda")
+    for t, name in ((200, "fp8"), (300, "fp8"), (301, "bf16")):
+        mixed.forward_pass.evaluations.clear()
+        times = torch.full((4,), t, device="cuda")
+        with torch.no_grad():
+            exact, ours = plain.eps(x, times), mixed.eps(x, times)
+        assert mixed.forward_pass.evaluations == {name: 4}
+        assert torch.equal(exact, ours) == (name == "bf16")
+        assert (ours - exact).norm() < 0.05 * exact.norm()
+    assert mixed.precision_on(x.device) == "fp8 to t = 300, else bf16"
 
 
 def test_memory_runs_out(tmp_path):

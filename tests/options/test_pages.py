@@ -65,11 +65,11 @@ HEAVY = ("torch", "lightning", "deepinv", "diffusers", "torchmetrics", "scipy", 
 
 
 def test_no_help_imports_torch():
-    """All commands in one process; `prior` has two helps more."""
+    """All commands in one process; `prior` has three helps more."""
     code = f"""
 import sys
 from reddiff_pl.__main__ import main
-for argv in {[[name] for name in COMMANDS] + [["prior", "import"], ["prior", "average"]]}:
+for argv in {[[name] for name in COMMANDS] + [["prior", "import"], ["prior", "average"], ["prior", "measure"]]}:
     try:
         code = main([*argv, "--help"])
     except SystemExit as exit:
@@ -86,8 +86,8 @@ for argv in {[[name] for name in COMMANDS] + [["prior", "import"], ["prior", "av
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        (["restor"], "no command restor; did you mean restore?"),
-        (["evaluate", "out", "--metrcs", "psnr"], "--metrcs: no such option; did you mean --metrics?"),
+        (["restor"], "no command restor; did you mean restore"),
+        (["evaluate", "out", "--metrcs", "psnr"], "--metrcs: no such option; did you mean --metrics"),
         (["export", "a", "b", "--format", "pgn"], "--format: no pgn; did you mean png"),
         (["configs", "shw"], "no shw; did you mean show?"),
         (["prior", "imprt"], "no action imprt; did you mean import?"),

@@ -316,6 +316,19 @@ def test_another_configuration_in_the_same_place_is_refused(reddiff, shard, tmp_
     assert code == 0 and "warning: --data.batch_size was 8, is 3" in printed
 
 
+def test_a_run_keeps_the_precision_it_began_with(reddiff, shard, tmp_path):
+    """What `auto` came to on the first task's device is written down, and binds the others."""
+    command = ["restore", *QUICK, *INPAINTING, "--data.shards", shard, "--out", tmp_path / "out", "--limit=1"]
+    command += ["--model.prior=reddiff_pl.priors.UNet", "--model.sampler.init_args.steps=1"]
+    assert reddiff(*command)[0] == 0
+    config = tmp_path / "out" / "config.yaml"
+    assert "\n# precision: 32\n" in config.read_text()
+    assert reddiff(*command)[0] == 0
+    config.write_text(config.read_text().replace("# precision: 32", "# precision: fp8 to t = 300, else bf16"))
+    code, printed = reddiff(*command)
+    assert code == 2 and "computes in fp8 to t = 300, else bf16, on this device it does in 32" in printed
+
+
 def test_physics_yaml_is_not_trusted(reddiff, shard, tmp_path):
     """It comes with the data: it names operators and nothing else."""
     assert reddiff("degrade", *QUICK, *INPAINTING, "--data.shards", shard, "--out", tmp_path / "y")[0] == 0

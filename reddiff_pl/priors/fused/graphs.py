@@ -25,7 +25,7 @@ class Graphs:
     they are.
 
     Args:
-        function: of tensors, some of which may be None; returns a tensor.
+        function: of tensors, some of which may be None, and of keywords that say how; returns a tensor.
         keep: graphs kept; the one used longest ago goes first. All share the memory that they work in: one is
             replayed after the other, and what it gives is copied at once.
     """
@@ -35,20 +35,21 @@ class Graphs:
         self._pool: Any = None  # as torch gives it
         self.graphs: OrderedDict[tuple, _Graph] = OrderedDict()
 
-    def __call__(self, *inputs: Tensor | None) -> Tensor:
-        """The function's output, a new tensor.
+    def __call__(self, *inputs: Tensor | None, **how: Any) -> Tensor:
+        """The function's output, a new tensor. Each way of `how` is captured by itself, in the same memory.
 
         Raises:
             torch.OutOfMemoryError: there is no memory for it; all graphs are given up.
         """
-        key = tuple(None if x is None else (x.shape, x.dtype, x.device) for x in inputs)
+        shapes = (None if x is None else (x.shape, x.dtype, x.device) for x in inputs)
+        key = (*sorted(how.items()), *shapes)
         if key in self.graphs:
             self.graphs.move_to_end(key)
         else:
             while len(self.graphs) >= self.keep:
                 self.graphs.popitem(last=False)
             try:
-                self.graphs[key] = self._captured(inputs)
+                self.graphs[key] = self._captured(inputs, how)
             except torch.OutOfMemoryError:
                 self.clear()
                 raise
@@ -64,17 +65,19 @@ class Graphs:
         self.graphs.clear()
         self._pool = None
 
-    def _captured(self, given: tuple[Tensor | None, ...]) -> _Graph:
+    def _captured(self, given: tuple[Tensor | None, ...], how: dict[str, Any]) -> _Graph:
         inputs = [None if x is None else x.clone() for x in given]
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            self.function(*inputs)  # compiles kernels, makes libraries' workspaces: neither can be captured
+            self.function(
+                *inputs, **how
+            )  # compiles kernels, makes libraries' workspaces: neither can be captured
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         # other threads may go on copying meanwhile
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            output = self.function(*inputs)
+            output = self.function(*inputs, **how)
         return _Graph(inputs, output, graph)

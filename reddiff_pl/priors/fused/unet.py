@@ -31,13 +31,20 @@ class FusedUNet:
         channels: of the output that are wanted; further ones (a learned variance) are not computed.
         operands: float8_e4m3fn: what the convolutions of residual blocks multiply, on maps of `EIGHT_BITS_FROM` pixels
             or more. Default: as `dtype`.
+        exact_blocks: how many of the last residual blocks multiply in `dtype` all the same; the last ones make most of
+            the error.
     """
 
     def __init__(
-        self, network: Any, dtype: torch.dtype, channels: int, operands: torch.dtype | None = None
+        self,
+        network: Any,
+        dtype: torch.dtype,
+        channels: int,
+        operands: torch.dtype | None = None,
+        exact_blocks: int = 0,
     ) -> None:
         self.network = network
-        self.dtype, self.channels, self.operands = dtype, channels, operands
+        self.dtype, self.channels, self.operands, self.exact_blocks = dtype, channels, operands, exact_blocks
         embeddings = [network.time_embedding, network.class_embedding]
         exact = {module for part in embeddings if part is not None for module in part.modules()}
         modules: list[Any] = list(network.modules())
@@ -65,6 +72,8 @@ class FusedUNet:
         self, modules: list[Any], dtype: torch.dtype
     ) -> dict[int, tuple[convs.Weights8, convs.Weights8]]:
         """The two convolutions of each residual block that can be; descriptors of memory need rows of 16 bytes."""
+        up = [resnet for block in self.network.up_blocks for resnet in block.resnets]
+        exact = {id(resnet) for resnet in up[len(up) - self.exact_blocks :]}
         return {
             id(m): (
                 convs.weights8(m.conv1.weight, dtype, enlarged=m.upsample is not None),
@@ -72,6 +81,7 @@ class FusedUNet:
             )
             for m in modules
             if type(m).__name__ == "ResnetBlock2D"
+            and id(m) not in exact
             and m.in_channels * dtype.itemsize % 16 == 0
             and m.out_channels * dtype.itemsize % 16 == 0
         }
@@ -88,15 +98,16 @@ class FusedUNet:
         # of the two convolutions that are added at the end of a block
         self.biases = {id(r): _sum(r.conv2.bias, getattr(r.conv_shortcut, "bias", None)) for r in resnets}
 
-    def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None, eight_bits: bool = True) -> Tensor:
         """The network's output, float32 (B, channels, H, W).
 
         Args:
             x: noisy images, (B, C, H, W).
             t: timesteps, (B,).
             labels: class labels, (B,), for class-conditional networks.
+            eight_bits: false leaves `operands` unused.
         """
-        net = self.network
+        net, self._now = self.network, self.eight if eight_bits else {}
         modulation = self._modulation(t, labels)
         if net.config.center_input_sample:
             x = 2 * x - 1
@@ -143,7 +154,7 @@ class FusedUNet:
             pixels //= 4
         elif resnet.upsample is not None:
             pixels *= 4
-        eight = self.eight.get(id(resnet)) if pixels >= EIGHT_BITS_FROM else None
+        eight = self._now.get(id(resnet)) if pixels >= EIGHT_BITS_FROM else None
         operand = None if eight is None else self.operands
         if resnet.downsample is not None:
             hidden, residual = ops.halve(xs[0], scales, operand)
