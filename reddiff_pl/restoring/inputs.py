@@ -108,7 +108,7 @@ class Inputs:
         """What lies in the folder and is neither image nor of one; None where there is nothing of the kind."""
         if self.folder is None:
             return None
-        unknown = self.folder.skipped.copy()
+        unknown = self.folder.skipped + self.given.unused([image.file for image in self.folder.images])
         known = {*self._names, "x", "y"}
         for image in self.folder.images:
             for member in image.members:

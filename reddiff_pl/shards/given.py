@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-from reddiff_pl.errors import ConfigError
+from reddiff_pl.errors import ConfigError, SampleError
 from reddiff_pl.shards.folder import ARRAY_SUFFIX, IMAGE_SUFFIXES, by_stem, stems
 from reddiff_pl.shards.reader import RawSample
 
@@ -52,10 +53,25 @@ class GivenParameters:
             return next((Path(found[stem]) for stem in stems(image) if stem in found), None)
         return self._for_all.get(name)
 
+    def unused(self, images: Iterable[str]) -> Counter[str]:
+        """What lies in the folders and belongs to none of these images (files), {kind of file: how many}."""
+        left: Counter[str] = Counter()
+        for name, found in self._folders.items():
+            used = {self.of(name, image) for image in images}
+            if count := sum(Path(path) not in used for path in found.values()):
+                left[f"of --data.params.{name} for no image"] += count
+        return left
+
     def add_to(self, raw: RawSample) -> None:
-        """Give a sample what it does not bring itself."""
+        """Give a sample what it does not bring itself.
+
+        Raises:
+            SampleError: a folder has nothing for it; another parameter, such as a drawn one, would not be its own.
+        """
         for name in [*self._folders, *self._for_all]:
             if any(member.startswith(f"{name}.") for member in raw.members):
                 continue
             if (path := self.of(name, raw.file or raw.key)) is not None:
                 raw.members[f"{name}{path.suffix.lower()}"] = path
+            elif name in self._folders:
+                raise SampleError(f"no {name}: the folder of --data.params.{name} has no file of its name")

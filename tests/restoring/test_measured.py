@@ -143,6 +143,24 @@ def test_what_is_missing_stops_before_any_work(reddiff, tmp_path, options, says)
     assert not list((tmp_path / "out").rglob("*.tar*"))
 
 
+@pytest.mark.parametrize("kind", ["measured", "images"])
+def test_no_photo_takes_another_mask_than_that_of_its_name(reddiff, tmp_path, kind):
+    """Where a folder of masks is given, none is drawn instead; masks of no photo are counted."""
+    files = {"a.png": png(photo(0)), "b.JPG": png(photo(1)), "sub/u\u0308.png": png(photo(2))}
+    photos = fill(tmp_path / "in", files)
+    names = ("a.png", "B.png", "sub/ü.png", "c.png")
+    masks = fill(tmp_path / "masks", {name: png(LEFT) for name in names})
+    task = GIVEN if kind == "measured" else ["--task", "inpainting_random", *GIVEN[2:]]
+    options = [f"--data.{kind}", photos, "--data.params.mask", masks, "--out", tmp_path / "out"]
+    code, printed = reddiff("restore", *task, *options)
+    assert code == 3 and "2 files were not looked at: 2 of --data.params.mask for no image" in printed, (
+        printed
+    )
+    found = read_json(tmp_path / "out" / "accounts" / f"{kind}-000000.json")
+    assert found["restored"] == 2 and [failure["key"] for failure in found["failed"]] == ["b"]
+    assert "no file of its name" in found["failed"][0]["reason"]
+
+
 def test_photos_vanish_and_change_meanwhile(tmp_path):
     """What is gone when it is its turn fails with its name."""
     from reddiff_pl.errors import SampleError
