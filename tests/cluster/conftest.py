@@ -97,7 +97,7 @@ class Slurm:
             ["munged", "--foreground", "--force", f"--key-file={key}", f"--socket={paths['socket']}"]
             + [f"--{name}-file={paths[name]}" for name in ("pid", "log", "seed")],
         )
-        self.wait(paths["socket"].exists, "munged to answer", 10)
+        self.wait(paths["socket"].exists, "munged to answer", 120)
         self._daemon("slurmctld", ["slurmctld", "-D", "-c"])
         self.start_node("n1")
         self.start_node("n2")
@@ -206,7 +206,7 @@ class Slurm:
             states = self.run("sinfo", "--noheader", "--Node", "--format=%T", check=False).split()
             return states == [state, state]
 
-        self.wait(there, f"the nodes to be {state}", 60, lambda: self.run("sinfo", "--Node", check=False))
+        self.wait(there, f"the nodes to be {state}", 600, lambda: self.run("sinfo", "--Node", check=False))
 
     def start_now(self, job: str) -> None:
         """Let a requeued job start, which SLURM makes wait for two minutes.

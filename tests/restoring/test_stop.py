@@ -41,7 +41,7 @@ def test_a_signal_during_the_imports_is_not_missed(tmp_path, seconds):
     wait_until(lambda: catches(process.pid, signal.SIGUSR2))
     time.sleep(seconds)
     process.send_signal(signal.SIGUSR2)
-    process.communicate(timeout=240)
+    process.communicate(timeout=900)
     assert process.returncode == 85
     assert not list(out.rglob("*.tar*")), "no work was begun"
 
@@ -61,7 +61,7 @@ def test_the_launcher_passes_signals_on(tmp_path):
     process = subprocess.Popen([str(c) for c in command], stderr=subprocess.PIPE)
     wait_until(lambda: written(out) > 0)
     process.send_signal(signal.SIGUSR1)
-    process.communicate(timeout=240)
+    process.communicate(timeout=900)
     assert process.returncode == 85
     assert not list((out / "accounts").glob("*.json"))
 

@@ -76,13 +76,13 @@ def fixed(content: bytes) -> bytes:
 
 @pytest.fixture
 def bounded():
-    """Within ten seconds a file, and 1.5 GiB more than before."""
+    """Within a minute a file, whatever else the machine does, and 1.5 GiB more than before."""
 
     def late(*_: object) -> None:
         raise AssertionError("it hangs")
 
     before, old = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, signal.signal(signal.SIGALRM, late)
-    yield lambda: signal.alarm(10)
+    yield lambda: signal.alarm(60)
     signal.alarm(0)
     signal.signal(signal.SIGALRM, old)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1.5 * 2**20

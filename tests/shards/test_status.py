@@ -503,7 +503,7 @@ def test_watch_ends_when_all_is_done(run):
     watch = start(run.out, "--json", "--watch", "0.05")
     assert json.loads(watch.stdout.readline())["shards"]["done"] == 5
     write(run, "b/2", 1, [("bad", "empty file")])
-    rest, _ = watch.communicate(timeout=60)
+    rest, _ = watch.communicate(timeout=600)
     last = json.loads(rest.splitlines()[-1])
     assert watch.returncode == 3 and last["complete"] and last["samples"]["failed"] == 1
 
@@ -513,7 +513,7 @@ def test_watch_ends_on_a_signal(run, number, code):
     watch = start(run.out, "--watch", "30")
     assert "0 of 6 shards done" in watch.stdout.readline()
     watch.send_signal(number)
-    _, errors = watch.communicate(timeout=60)
+    _, errors = watch.communicate(timeout=600)
     assert watch.returncode == code and errors == ""
 
 

@@ -150,7 +150,7 @@ def test_two_processes_average_their_gradients(tmp_path):
     ]
     command += ["--trainer.devices=2", "--trainer.strategy=ddp", "--model.sample_images=0"]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(list(map(str, command)), env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(list(map(str, command)), env=env, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     assert records(tmp_path / "out")[-1]["images"] == 3 * 2 * 8
     state = torch.load(tmp_path / "out" / "state.pt", weights_only=True)
