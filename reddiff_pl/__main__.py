@@ -52,6 +52,8 @@ commands:
 `reddiff COMMAND --help` lists a command's options; of restore, degrade and fit those that people use, --help-all all.
 The short way, for damaged photos and their masks:
   reddiff restore photos/ --task inpainting_given --to restored/
+Faithful (--perception 0, the default) or sharp (up to 1):
+  reddiff restore thumbnails/ --task superresolution_4x --perception 1 --to enlarged/
 Configurations compose, the later one wins:
   reddiff restore --config tasks/inpainting_random.yaml --data.images photos/ --out out/
 """

@@ -69,6 +69,7 @@ class Restorer:
         prior: a prior's configuration, by name or path. Default: the bundled prior.
         sampler: a sampler's configuration, by name or path. Default: the task's own settings.
         evaluations: forward passes of the network an image. Default: as the sampler's options say.
+        perception: the dial between faithful, 0, and sharp, 1. Default: as the sampler's options say.
         device: where to compute. Default: a GPU if there is one.
         seed: of all noise.
         sigma_y: noise level of the measurements on the [0, 1] scale; "estimate" finds it from each. Default: the
@@ -87,6 +88,7 @@ class Restorer:
         prior: str | None = None,
         sampler: str | None = None,
         evaluations: int | None = None,
+        perception: float | None = None,
         device: str | torch.device | None = None,
         seed: int = 0,
         sigma_y: float | str | None = None,
@@ -99,6 +101,8 @@ class Restorer:
         settings = {"model.seed": seed, "model.num_samples": num_samples, **(options or {})}
         if evaluations is not None:
             settings["model.evaluations"] = evaluations
+        if perception is not None:
+            settings["model.sampler.init_args.perception"] = perception
         argv += [f"--{name}={value}" for name, value in settings.items()]
         config, made = _parsed(argv)
         self.model: Restoration = made.model
@@ -214,7 +218,10 @@ def restore(picture: Any, task: str, **arguments: Any) -> Any:
         ConfigError: an option does not fit.
         SampleError: a picture does not.
     """
-    names = ("prior", "sampler", "evaluations", "device", "seed", "sigma_y", "num_samples", "options")
+    names = (
+        *("prior", "sampler", "evaluations", "perception", "device", "seed", "sigma_y", "num_samples"),
+        "options",
+    )
     own = {name: arguments.pop(name) for name in names if name in arguments}
     return Restorer(task, **own)(picture, **arguments)
 

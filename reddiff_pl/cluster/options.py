@@ -89,7 +89,7 @@ def _refuse_misspelt(restore: Sequence[str], own: Sequence[str]) -> None:
     """`restore` would refuse --partion too, but only after hours in the queue."""
     for item in restore:
         name = item.partition("=")[0]
-        if name == "--task":  # of restore; --tasks is another
+        if name in ("--task", "--perception"):  # of restore; --tasks and --partition are others
             continue
         if name.startswith("--") and (near := difflib.get_close_matches(name, own, 1, 0.85)):
             raise ConfigError(

@@ -22,6 +22,7 @@ what is done (reddiff configs lists the names):
   --sampler NAME            how it is undone (default: reddiff)
   --prior NAME|FOLDER       the diffusion model (default: bundled)
   --evaluations N           forward passes of the network an image: more is slower and better (default: 20)
+  --perception P            0 is faithful, of least error; up to 1 is sharp, 60 evaluations (default: 0)
   --config FILE             options in YAML, a file or a name that ships; a later one wins
 
 what comes in:

@@ -16,6 +16,8 @@ from reddiff_pl.shards.plan import is_remote
 
 # in the order in which they count: a task has settings for the default sampler, which another one does not know
 KINDS = {"prior": "priors", "task": "tasks", "sampler": "samplers"}
+DIAL = "--perception"
+SHORT = ("--config", *(f"--{kind}" for kind in KINDS), DIAL)
 ALONE = ("-h", "--help", "--help-all", "--print_config")  # options without a value
 TARS = re.compile(r"\.(tar|tgz|tar\.gz)(\?[^/]*)?$")
 
@@ -25,7 +27,8 @@ def expand(argv: Sequence[str], command: str = "restore") -> list[str]:
 
     A folder or a picture is `--data.measured` (of `degrade` `--data.images`), tars and patterns of them are
     `--data.shards`. `--task`, `--prior` and `--sampler` name files that ship, or are files; they come before all other
-    options. `--config` takes names of files that ship. Without `--out`, `--to DIR` keeps the run in DIR.run.
+    options. `--config` takes names of files that ship. `--perception` is the sampler's option. Without `--out`, `--to
+    DIR` keeps the run in DIR.run.
 
     Args:
         argv: the options of restore.
@@ -37,24 +40,27 @@ def expand(argv: Sequence[str], command: str = "restore") -> list[str]:
     named: dict[str, list[str]] = {kind: [] for kind in KINDS}
     rest: list[str] = []
     inputs: list[str] = []
+    dial: list[str] = []
     items = iter(argv)
     for item in items:
         name, equals, value = item.partition("=")
         if not item.startswith("-") or item == "-":
             inputs.append(item)
-        elif name in ALONE or (equals and name not in ("--config", "--task", "--prior", "--sampler")):
+        elif name in ALONE or (equals and name not in SHORT):
             rest.append(item)
         else:
             if not equals and (value := next(items, "")) == "":
                 rest.append(item)  # the parser says what is missing
             elif name == "--config":
                 rest += [name, config_path(value)]
+            elif name == DIAL:
+                dial = ["--model.sampler.init_args.perception", value]
             elif name[2:] in KINDS:
                 named[name[2:]] += _named(name[2:], value)
             else:
                 rest += [item, value]
     short = [option for options in named.values() for option in options]
-    return [*short, *_inputs(inputs, command), *rest, *_out(rest)]
+    return [*short, *_inputs(inputs, command), *rest, *dial, *_out(rest)]
 
 
 def _named(kind: str, value: str) -> list[str]:

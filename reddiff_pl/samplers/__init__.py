@@ -9,6 +9,7 @@ from reddiff_pl.samplers.ddrm import DDRM
 from reddiff_pl.samplers.diffpir import DiffPIR
 from reddiff_pl.samplers.dps import DPS
 from reddiff_pl.samplers.noise import Noise, ReplayedNoise, SeededNoise
+from reddiff_pl.samplers.perception import Renoise
 from reddiff_pl.samplers.pigdm import PiGDM
 from reddiff_pl.samplers.pnpdm import PnPDM
 from reddiff_pl.samplers.proximal import ProximalREDDiff
@@ -28,6 +29,7 @@ __all__ = [
     "Problem",
     "ProximalREDDiff",
     "REDDiff",
+    "Renoise",
     "ReplayedNoise",
     "Sampler",
     "SeededNoise",

@@ -22,6 +22,9 @@ of a single draw z, which the antithetic pair z, -z takes away to first order.
 It begins at the Wiener estimate (`starts.py`), which knows all that a stationary field can: the network's evaluations
 are left for what it cannot. Noise levels are given as r_t, so that a setting means the same under every schedule.
 
+`perception` above 0 renoises the estimate and walks on from there as a sampler of the posterior (`perception.py`):
+sharper, and less faithful.
+
 Samples instead of one estimate: with sigma_x0 = r_t, lr 1 and no momentum a step is mu + r_t^2 score + sqrt(2) r_t n
 where r_t is small, Langevin's own step, so that the iterates spread as the posterior does (`temperature` 1).
 
@@ -43,9 +46,11 @@ from torch import Tensor
 from reddiff_pl.physics.proximal import proximal
 from reddiff_pl.physics.unit_range import on_symmetric_range
 from reddiff_pl.priors.base import host_abar
-from reddiff_pl.samplers.base import Problem, ProblemState, Sampler, steps_for
+from reddiff_pl.samplers.base import Problem, ProblemState, Sampler, State, steps_for
 from reddiff_pl.samplers.iterates import Iterates
 from reddiff_pl.samplers.options import check_choice, check_option, chosen_times
+from reddiff_pl.samplers.perception import Renoise
+from reddiff_pl.samplers.sequence import Sequence, SequenceState
 from reddiff_pl.samplers.starts import Start, start
 from reddiff_pl.samplers.timesteps import Levels, StepSizes, levels, step_size
 
@@ -100,6 +105,12 @@ class ProximalREDDiff(Sampler):
         stop_at_noise: hold an image still when its misfit has come down to so many times the noise level (the
             discrepancy principle), and end when all are; null: never.
         inner_steps: iterations of the data term's solution, for operators whose decomposition is not known.
+        perception: the dial between faithful, 0, and sharp, 1: the estimate is renoised to so many times
+            `perception_level`, and a sample of the posterior drawn from there.
+        perception_level: noise level sigma_t / alpha_t at 1. The default is a sample of the posterior; less loses fewer
+            decibels.
+        perception_cut: what is coarser than so many cycles a pixel stays as the estimate has it; 0: nothing.
+        perception_steps: network evaluations an image that this takes beside the estimate's own.
 
     Raises:
         ConfigError: an option is out of its range.
@@ -126,6 +137,10 @@ class ProximalREDDiff(Sampler):
         average: float = 0.2,
         stop_at_noise: float | None = None,
         inner_steps: int = 10,
+        perception: float = 0.0,
+        perception_level: float = 1.5,
+        perception_cut: float = 0.0,
+        perception_steps: int = 40,
     ) -> None:
         check_option("steps", steps, 1)
         check_option("draws", draws, 1)
@@ -141,6 +156,10 @@ class ProximalREDDiff(Sampler):
         check_option("temperature", temperature)
         check_option("average", average, 0, 1)
         check_option("stop_at_noise", stop_at_noise or 0)
+        check_option("perception", perception, 0, 1)
+        check_option("perception_level", perception_level, 1e-3)
+        check_option("perception_cut", perception_cut, 0, 1)
+        check_option("perception_steps", perception_steps, 1)
         check_choice("start", start, get_args(Start))
         check_choice("grid", grid, get_args(Levels))
         check_choice("lr_schedule", lr_schedule, get_args(StepSizes))
@@ -151,16 +170,39 @@ class ProximalREDDiff(Sampler):
         self.antithetic, self.draws, self.most_steps = antithetic, draws, most_steps
         self.average, self.stop_at_noise = average, stop_at_noise
         self.local_variance, self.temperature, self.inner_steps = local_variance, temperature, inner_steps
+        self.perception, self.perception_level = perception, perception_level
+        self.perception_cut, self.perception_steps = perception_cut, perception_steps
 
     def with_evaluations(self, evaluations: int) -> ProximalREDDiff:
-        """Pairs of draws: up to about `most_steps` as steps, beyond that as more draws a step."""
+        """Pairs of draws: up to about `most_steps` as steps, beyond that as more draws a step. With the dial up
+        a third of the evaluations is the estimate's.
+        """
+        if self.perception:
+            pair = 2 if self.antithetic else self.draws
+            steps_for(evaluations, 2 * pair)
+            estimates = max(round(evaluations / 3), pair)
+            faithful = self._changed(perception=0.0).with_evaluations(estimates)
+            return faithful._changed(perception=self.perception, perception_steps=evaluations - estimates)
         if not self.antithetic:
             return self._changed(steps=steps_for(evaluations, self.draws), timesteps=None)
         pairs = steps_for(evaluations, 2)
         draws = max(1, round(pairs / self.most_steps))
         return self._changed(steps=pairs // draws, draws=draws, timesteps=None)
 
-    def begin(self, problem: Problem) -> ProximalState:
+    def _both(self) -> Sequence:
+        """The estimate, and the sampler that starts from it."""
+        level = max(self.perception * self.perception_level, 1e-3)
+        return Sequence(
+            [
+                self._changed(perception=0.0),
+                Renoise(self.perception_steps, level, self.perception_cut, self.inner_steps),
+            ]
+        )
+
+    def begin(self, problem: Problem) -> State:
+        return self._both().begin(problem) if self.perception else self._begin(problem)
+
+    def _begin(self, problem: Problem) -> ProximalState:
         mu = start(self.start, problem).detach().clone().contiguous()
         schedule, std = host_abar(problem.prior), problem.known_noise()
         if self.timesteps is None:
@@ -181,7 +223,10 @@ class ProximalREDDiff(Sampler):
             iterates=Iterates(len(times), self.average, self.stop_at_noise, problem.physics, mu, std),
         )
 
-    def step(self, state: ProximalState) -> ProximalState:  # type: ignore[override]
+    def step(self, state: State) -> State:
+        if isinstance(state, SequenceState):
+            return self._both().step(state)
+        assert isinstance(state, ProximalState)
         mu, n = state.mu, state.step
         if self.stop_at_noise is not None and state.iterates.look(state.y - state.physics.A(mu)):
             state.steps = n  # every image has arrived

@@ -66,7 +66,7 @@ def start(kind: Start, problem: Problem) -> Tensor:
         return problem.start()
     physics, y, noise_std = on_symmetric_range(physics, y, noise_std, like)
     if isinstance(physics, Denoising):
-        return _Field(y).shrunk(y, noise_std)
+        return Field(y).shrunk(y, noise_std)
     return wiener(physics.A, physics.A_adjoint, y, noise_std, like)
 
 
@@ -86,15 +86,35 @@ def wiener(
         noise_std: standard deviation of their noise, (B,).
         like: images of the shape, type and device of the result.
     """
-    root = _Field(like).root
+    root = Field(like).root
     weight = per_image(noise_std.to(like).clamp(min=NOISE_FLOOR).square().reciprocal(), like)
+    return regress(root, A, A_adjoint, y, weight, ITERATIONS)
+
+
+def regress(
+    root: Callable[[Tensor], Tensor],
+    A: Callable[[Tensor], Tensor],
+    A_adjoint: Callable[[Tensor], Tensor],
+    y: Tensor,
+    weight: Tensor,
+    iterations: int,
+) -> Tensor:
+    """R u of (1 + weight R A^T A R) u = weight R A^T y by conjugate gradients from 0, (B, C, H, W).
+
+    Args:
+        root: R.
+        A, A_adjoint: linear, (B, C, H, W) -> (B, ...), and its adjoint.
+        y: (B, ...).
+        weight: 1 over the variance of y's noise, (B, 1, 1, 1).
+        iterations: as many for every image.
+    """
 
     def system(u: Tensor) -> Tensor:
         return u + weight * root(A_adjoint(A(root(u))))
 
     residual = weight * root(A_adjoint(y))
     u, direction, size = torch.zeros_like(residual), residual, _sums(residual.square())
-    for _ in range(ITERATIONS):
+    for _ in range(iterations):
         image = system(direction)
         curvature = _sums(direction * image)
         length = torch.where(curvature > 0, size / curvature, 0)
@@ -109,7 +129,7 @@ def _sums(x: Tensor) -> Tensor:
     return x.flatten(1).sum(1).reshape(-1, 1, 1, 1)
 
 
-class _Field:
+class Field:
     """The field's covariance: diagonal in the cosines of the image, and in the mean of the channels and what is left.
 
     Args:
@@ -139,3 +159,24 @@ class _Field:
         mean = c.mean(1, keepdim=True)
         shares = [share * self.power / (share * self.power + noise) for share in (self.apart, self.together)]
         return from_cosines(shares[0] * (c - mean) + shares[1] * mean)
+
+    def root_left(self, level: float) -> Callable[[Tensor], Tensor]:
+        """The root of what noise of a level r leaves open of the field, C r^2 / (C + r^2), on images (B, C, H, W)."""
+        apart, together = (
+            (share * self.power * level**2 / (share * self.power + level**2)).sqrt()
+            for share in (self.apart, self.together)
+        )
+
+        def root(x: Tensor) -> Tensor:
+            c = to_cosines(x)
+            mean = c.mean(1, keepdim=True)
+            return from_cosines(apart * (c - mean) + together * mean)
+
+        return root
+
+
+def coarse(x: Tensor, cut: float) -> Tensor:
+    """What of images (B, C, H, W) is coarser than `cut` cycles a pixel, a half of it at the cut."""
+    ky, kx = (torch.arange(n, dtype=torch.float64, device=x.device) / (2 * n) for n in x.shape[-2:])
+    share = 1 / (1 + ((ky[:, None].square() + kx.square()) / cut**2).square())
+    return from_cosines(share.to(x) * to_cosines(x))

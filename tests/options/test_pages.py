@@ -19,9 +19,9 @@ from reddiff_pl.restoring.options import RestoreCLI
 from reddiff_pl.training.cli import FitCLI
 
 # what argv becomes before the parser sees it
-SHORT = {"--task", "--sampler", "--prior", "--help-all"}
+SHORT = {"--task", "--sampler", "--prior", "--perception", "--help-all"}
 # a page says what comes of it
-MEANT = {"sampler": "reddiff", "prior": "bundled", "evaluations": "20"}
+MEANT = {"sampler": "reddiff", "prior": "bundled", "evaluations": "20", "perception": "0"}
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,11 @@ def folder(tmp_path, monkeypatch):
         ("--config tasks/jpeg.yaml --config own.yaml", f"--config {TASK} --config own.yaml"),
         ("--config=configs/tasks/jpeg.yaml", f"--config {TASK}"),
         ("--data.measured photos --seed=3 --help", "--data.measured photos --seed=3 --help"),
+        (
+            "--perception .5 --config own.yaml",
+            "--config own.yaml --model.sampler.init_args.perception .5",
+        ),
+        ("--perception=1", "--model.sampler.init_args.perception 1"),
         ("--prior photos", "--model.prior.init_args.path photos"),
     ],
 )

@@ -1,0 +1,162 @@
+"""The dial between faithful and sharp: an estimate, renoised, and a sample of the posterior from there.
+
+An estimate of least error is smooth where the measurement leaves details open. A sample has them: one of those that
+could have been there, at the cost of some decibels. Renoised to level r, the estimate keeps what is coarser than the
+noise; what is finer is drawn anew. So r is the dial: 0 leaves the estimate, a large r makes a sample of the posterior.
+
+From x = estimate + r n, level by level down to 0 (s is the next one, images divided by alpha):
+
+    x0_hat = the network's guess of the image in x
+    x0     = a draw of the images that x and the measurement leave open
+    x      = x0 + sqrt(s^2 - c^2) (x - x0) / r + c n,     c = s sqrt(1 - s^2 / r^2)
+
+For linear operators x0 is drawn as if the image were x0_hat and a Gaussian field of covariance C_r = C r^2 / (C + r^2),
+C that of photos (`starts.py`): with K = C_r A^T (A C_r A^T + sigma^2)^-1 and draws n1, n2,
+
+    x~ = x0_hat + C_r^1/2 n1,     x0 = x~ + K (y + sigma n2 - A x~)
+
+so that what is measured informs what is not, the noise in y is the posterior's own, and few steps do: on Gaussian
+fields a step of any length is exact. The last step takes no draws. Noise-free measurements are then met exactly by the
+proximal step, which is all that nonlinear operators have.
+
+What a sample adds to coarse structure costs most of the decibels and is seen least: `cut` keeps what is coarser as the
+estimate has it.
+
+References:
+    The Perception-Distortion Tradeoff | https://arxiv.org/abs/1711.06077
+    MAP-RPS | https://arxiv.org/abs/2605.28711
+    Fast sampling of Gaussian posteriors by Matheron's rule | https://arxiv.org/abs/2011.04026
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from deepinv.physics import Physics
+from torch import Tensor
+
+from reddiff_pl.physics.compose import is_linear
+from reddiff_pl.physics.proximal import proximal
+from reddiff_pl.physics.unit_range import on_symmetric_range
+from reddiff_pl.priors.base import host_abar, per_image
+from reddiff_pl.samplers.base import Problem, ProblemState, Sampler, steps_for
+from reddiff_pl.samplers.options import check_option
+from reddiff_pl.samplers.starts import Field, coarse, regress
+from reddiff_pl.samplers.timesteps import levels
+
+R_MIN = 0.02  # the last level: half a grey value of 8 bits
+TOLERANCE = 1e-6  # weight of the guess where a noise-free measurement is met
+FIELD_STEPS = 12  # conjugate gradient steps of the draw
+LOCAL_VARIANCE = 0.05  # of images about the guess, for operators without that draw
+
+
+@dataclass
+class RenoiseState(ProblemState):
+    """State with what the steps need. `x` is the noisy image over alpha; free of noise after the last step.
+
+    Attributes:
+        estimate: what was renoised, like x.
+        noise_std: standard deviation of each measurement's noise, (B,); 0 where it is not known.
+        some_clean: whether any of them is 0.
+        times: timesteps, descending.
+        abar: abar of each, and a last 1.
+        problem: operator, measurement and noise level on [-1, 1], where that makes the operator linear.
+    """
+
+    estimate: Tensor
+    noise_std: Tensor
+    some_clean: bool
+    times: list[int]
+    abar: list[float]
+    problem: tuple[Physics, Tensor, Tensor] = field(init=False)
+
+
+class Renoise(Sampler):
+    """A sample of the posterior near an estimate: x_init, by default A_dagger(y). For any operator.
+
+    Args:
+        steps: noise levels, evenly in log r; one network evaluation each, less where they fall on one timestep.
+        level: the noise r = sigma_t / alpha_t that the estimate gets, at least 1e-3.
+        cut: what is coarser than so many cycles a pixel stays as the estimate has it, half of it at the cut; 0:
+            nothing.
+        inner_steps: iterations of the proximal step, for operators whose decomposition is not known.
+
+    Raises:
+        ConfigError: an option is out of its range.
+    """
+
+    def __init__(self, steps: int = 40, level: float = 1.5, cut: float = 0.0, inner_steps: int = 10) -> None:
+        check_option("steps", steps, 1)
+        check_option("level", level, 1e-3)
+        check_option("cut", cut, 0, 1)
+        check_option("inner_steps", inner_steps, 1)
+        self.steps, self.level, self.cut, self.inner_steps = steps, level, cut, inner_steps
+
+    def with_evaluations(self, evaluations: int) -> Renoise:
+        return self._changed(steps=steps_for(evaluations))
+
+    def begin(self, problem: Problem) -> RenoiseState:
+        schedule, noise_std = host_abar(problem.prior), problem.known_noise()
+        times = levels("log_snr", schedule, self.steps, self.level, min(R_MIN, self.level / 2))
+        times = sorted(set(times), reverse=True)
+        estimate = problem.start()
+        return RenoiseState.begin(
+            problem,
+            estimate,
+            len(times),
+            estimate=estimate,
+            noise_std=noise_std,
+            some_clean=not bool((noise_std > 0).all()),
+            times=times,
+            abar=[*schedule[times].tolist(), 1.0],
+        )
+
+    def step(self, state: RenoiseState) -> RenoiseState:  # type: ignore[override]
+        n = state.step
+        r, s = (math.sqrt((1 - a) / a) for a in state.abar[n : n + 2])
+        if n == 0:  # not in `begin`, where the operator may not be bound yet
+            state.problem = on_symmetric_range(state.physics, state.y, state.noise_std, state.x)
+            state.x = state.x + r * state.normal("init")
+        state.t = torch.full_like(state.t, state.times[n])
+        state.x0_hat = state.x - r * state.eps(state.x / math.sqrt(1 + r**2))
+        x0 = self._draw(state, r)
+        if s:
+            c = s * math.sqrt(max(1 - s**2 / r**2, 0.0))
+            state.x = x0 + math.sqrt(s**2 - c**2) / r * (state.x - x0) + c * state.normal("n")
+        else:
+            state.x = self._with_coarse(state, x0)
+        state.step += 1
+        return state
+
+    def _draw(self, state: RenoiseState, r: float) -> Tensor:
+        """x0 at level r, (B, C, H, W)."""
+        physics, y, noise_std = state.problem
+        x = state.x0_hat
+        if not is_linear(physics) or y.is_complex() or x.is_complex():
+            variance = LOCAL_VARIANCE * r**2 / (LOCAL_VARIANCE + r**2)
+            return proximal(physics, x, y, TOLERANCE + noise_std.square() / variance, self.inner_steps)
+        root = Field(x).root_left(r)
+        std, target = noise_std.to(x), y
+        if state.step + 1 < state.steps:
+            x = x + root(state.normal("z"))
+            draw = state.noise.normal("y", y.shape[1:], y.dtype, state.step)
+            target = y + per_image(std, y) * draw
+        weight = per_image(std.clamp(min=max(0.05 * r, 1e-3)).square().reciprocal(), x)
+        x = x + regress(root, physics.A, physics.A_adjoint, target - physics.A(x), weight, FIELD_STEPS)
+        return self._met(state, x)
+
+    def _met(self, state: RenoiseState, x: Tensor) -> Tensor:
+        """The images nearest to x that meet their measurement, where that is free of noise, (B, C, H, W)."""
+        physics, y, noise_std = state.problem
+        if not state.some_clean or not (is_linear(physics) or hasattr(physics, "prox")):
+            return x
+        met = proximal(physics, x, y, torch.full_like(noise_std, TOLERANCE), self.inner_steps)
+        return torch.where(per_image(noise_std > 0, x), x, met)
+
+    def _with_coarse(self, state: RenoiseState, x: Tensor) -> Tensor:
+        """The result with the estimate's coarse structure, (B, C, H, W)."""
+        if not self.cut:
+            return x
+        return self._met(state, x + coarse(state.estimate - x, self.cut))
