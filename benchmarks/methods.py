@@ -40,6 +40,12 @@ TASKS: dict[str, tuple[str, float | None]] = {
         for sigma_y in (0.05, 0.1, 0.25)
     },
 }
+TASKS |= {
+    "deblur_gauss, 8-bit": ("deblur_gauss", 1 / 255 / 12**0.5),
+    "deblur_uniform, 8-bit": ("deblur_uniform", 1 / 255 / 12**0.5),
+    "deblur_gauss, sigma_y 0.05": ("deblur_gauss", 0.05),
+    "inpainting_box, sigma_y 0.05": ("inpainting_box", 0.05),
+}
 # where the tuning did not come to a task within its time, the settings are those of its nearest relative
 TUNED_AS = {f"superresolution_{f}x": f"bicubic_{f}x" for f in (2, 4, 8)}
 CURVES = ("inpainting_random", "inpainting_random, sigma_y 0.1")

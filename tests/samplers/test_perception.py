@@ -127,11 +127,11 @@ def test_a_sample_depends_on_its_key_and_number_alone():
 
 def test_a_cut_keeps_the_coarse_structure_of_the_estimate():
     estimate, whole, kept = (
-        restored("4x", p, **o) for p, o in ((0, {}), (1, {}), (1, {"perception_cut": 0.1}))
+        restored("4x", p, **o) for p, o in ((0, {}), (1, {}), (1, {"perception_cut": 0.2}))
     )
-    low = [coarse(x - estimate, 0.05).square().mean() for x in (whole, kept)]
+    low = [coarse(x - estimate, 0.1).square().mean() for x in (whole, kept)]
     assert low[1] < 0.3 * low[0]
-    assert (octaves(kept) - octaves(whole))[0].abs() < 1
+    assert (octaves(kept) - octaves(whole))[0].abs() < 2
     assert (kept - FIELD).square().mean() < (whole - FIELD).square().mean()
 
 
