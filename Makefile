@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 # restores twelve photos on the CPU and draws demo/report/overview.png
 demo: .venv/installed
@@ -18,6 +18,10 @@ lint: .venv/installed-dev
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_arrows.py
 
+# pages and API in site/, with no network; a broken link or an unknown name stops it
+docs: .venv/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 .venv/installed: pyproject.toml | .venv/bin/pip
 	$(BIN)/pip install --quiet --no-compile --editable '.[test]'
 	touch $@
@@ -32,4 +36,4 @@ lint: .venv/installed-dev
 	  apt-get update -qq && apt-get install -y -qq python3-venv && $(PYTHON) -m venv .venv; }
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv demo site

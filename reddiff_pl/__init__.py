@@ -9,7 +9,7 @@ from typing import Any
 from reddiff_pl.import_path import leave_current_folder
 from reddiff_pl.moved import keep_old_names
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Restorer", "restore"]
 
 leave_current_folder()

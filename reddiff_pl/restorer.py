@@ -55,13 +55,14 @@ class Result:
 class Restorer:
     """Keeps a prior and an operator loaded, and restores pictures of any size.
 
-    >>> import numpy as np
-    >>> from reddiff_pl import Restorer
-    >>> restorer = Restorer("inpainting_given", evaluations=4)
-    >>> photo, mask = np.full((48, 40, 3), 128, np.uint8), np.ones((48, 40), bool)
-    >>> mask[10:20, 10:20] = False  # to be filled in
-    >>> restorer(photo, mask=mask).shape
-    (48, 40, 3)
+    Examples:
+        >>> import numpy as np
+        >>> from reddiff_pl import Restorer
+        >>> restorer = Restorer("inpainting_given", evaluations=4)
+        >>> photo, mask = np.full((48, 40, 3), 128, np.uint8), np.ones((48, 40), bool)
+        >>> mask[10:20, 10:20] = False  # to be filled in
+        >>> restorer(photo, mask=mask).shape
+        (48, 40, 3)
 
     Args:
         task: a task that ships with the package, by name (`reddiff configs` lists them: jpeg, inpainting_given,
@@ -205,9 +206,10 @@ class Restorer:
 def restore(picture: Any, task: str, **arguments: Any) -> Any:
     """Restore a picture, or a list of them, once; to restore more keep a `Restorer`.
 
-    >>> import numpy as np, reddiff_pl
-    >>> reddiff_pl.restore(np.zeros((16, 24), np.uint8), task="superresolution_4x", evaluations=2).shape
-    (64, 96)
+    Examples:
+        >>> import numpy as np, reddiff_pl
+        >>> reddiff_pl.restore(np.zeros((16, 24), np.uint8), task="superresolution_4x", evaluations=2).shape
+        (64, 96)
 
     Args:
         picture: as `Restorer` takes it.

@@ -17,7 +17,9 @@ import reddiff_pl
 from reddiff_pl import Restorer
 from reddiff_pl.errors import ConfigError, SampleError
 from reddiff_pl.integrations.deepinv import REDDiff
+from reddiff_pl.physics import UnitRange
 from reddiff_pl.priors import Gaussian
+from reddiff_pl.samplers import SeededNoise, run
 
 GAUSSIAN = {"prior": "gaussian", "options": {"model.prior.init_args.shape": [3, 32, 32]}, "device": "cpu"}
 
@@ -130,6 +132,25 @@ def test_deepinvs_own_test_loop_takes_it(tmp_path):
         verbose=False,
     )
     assert results["PSNR"] > results["PSNR no learning"]
+
+
+def test_it_begins_where_the_command_does():
+    """Not at A_dagger(y), which is noise a thousand times the image's range for a blur."""
+    prior = Gaussian((1, 32, 32))
+    physics = deepinv.physics.BlurFFT(
+        (1, 32, 32),
+        filter=deepinv.physics.functional.blur.gaussian_blur(sigma=2.0),
+        noise_model=deepinv.physics.GaussianNoise(0.02),
+    )
+    torch.manual_seed(0)
+    x = (prior.sample(torch.randn(2, 1, 32, 32)).float() + 1) / 2
+    y = physics(x)
+    model = REDDiff(prior, evaluations=4)
+    restored = model(y, physics)
+    assert (restored - x).square().mean() < (y - x).square().mean()
+    operator, noise = UnitRange(physics), SeededNoise(0, ["0", "1"])
+    own = run(model.sampler, y, operator, model.prior, noise, noise_std=torch.full((2,), 0.02))
+    torch.testing.assert_close(2 * restored - 1, own, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("module", ["reddiff_pl.restorer", "reddiff_pl.integrations.deepinv"])

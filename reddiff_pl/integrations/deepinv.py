@@ -22,6 +22,7 @@ from torch import Tensor
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.options.shipped import shipped
 from reddiff_pl.physics import UnitRange
+from reddiff_pl.physics.compose import is_linear
 from reddiff_pl.priors import Prior, UNet
 from reddiff_pl.priors.tiled import windowed
 from reddiff_pl.samplers import ProximalREDDiff, Sampler, SeededNoise, run
@@ -30,12 +31,13 @@ from reddiff_pl.samplers import ProximalREDDiff, Sampler, SeededNoise, run
 class REDDiff(Reconstructor):
     """Restores measurements of any deepinv operator.
 
-    >>> import torch, deepinv
-    >>> from reddiff_pl.integrations.deepinv import REDDiff
-    >>> physics = deepinv.physics.Inpainting((3, 64, 64), mask=0.5, noise_model=deepinv.physics.GaussianNoise(0.05))
-    >>> model = REDDiff(evaluations=4)
-    >>> model(physics(torch.rand(2, 3, 64, 64)), physics).shape
-    torch.Size([2, 3, 64, 64])
+    Examples:
+        >>> import torch, deepinv
+        >>> from reddiff_pl.integrations.deepinv import REDDiff
+        >>> physics = deepinv.physics.Inpainting((3, 64, 64), mask=0.5, noise_model=deepinv.physics.GaussianNoise(0.05))
+        >>> model = REDDiff(evaluations=4)
+        >>> model(physics(torch.rand(2, 3, 64, 64)), physics).shape
+        torch.Size([2, 3, 64, 64])
 
     Args:
         prior: the diffusion model. Default: the bundled one, of 64x64 photographs; other sizes are seen in windows.
@@ -81,10 +83,11 @@ class REDDiff(Reconstructor):
         keys = [str(i) for i in range(len(y))] if keys is None else keys
         operator = UnitRange(physics)
         with torch.no_grad():
-            start = operator.A_dagger(y)
-            if start.ndim != 4 or start.shape[1] != self.prior.shape[0]:
+            # not A_dagger, which iterates, and which samplers need not begin at
+            image = physics.A_adjoint(y) if is_linear(physics) else operator.A_dagger(y)
+            if image.ndim != 4 or image.shape[1] != self.prior.shape[0]:
                 raise ConfigError(
-                    f"prior: made for {self.prior.shape[0]} channels, the physics' images are {tuple(start.shape[1:])}"
+                    f"prior: made for {self.prior.shape[0]} channels, the physics' images are {tuple(image.shape[1:])}"
                 )
             noise = SeededNoise(self.seed, keys, y.device)
             x = run(
@@ -93,7 +96,6 @@ class REDDiff(Reconstructor):
                 operator,
                 self.prior,
                 noise,
-                x_init=start,
                 noise_std=self._noise_std(y, physics),
             )
         return (x + 1) / 2

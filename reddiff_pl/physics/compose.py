@@ -12,7 +12,7 @@ from reddiff_pl.errors import ConfigError
 
 
 class Compose(Physics):
-    """A(x) = parts[-1](... parts[0](x)). A_dagger and A_adjoint run through the parts from right to left.
+    """A(x) = `parts[-1](... parts[0](x))`. A_dagger and A_adjoint run through the parts from right to left.
 
     A_dagger is thus a start for the samplers, no pseudo-inverse in general. Parameters carry the place of
     their part: those of the first mask are `mask_0` (`KEY.mask_0.png`), of a second part's kernel `kernel_1`.

@@ -1,4 +1,4 @@
-"""What people bring, end to end: a folder in, a folder out, by the recipes of the README."""
+"""What people bring, end to end: a folder in, a folder out, by the recipes of docs/restore.md."""
 
 from __future__ import annotations
 
@@ -150,9 +150,9 @@ def test_g_photos_of_many_sizes_in_folders(job):
     }
 
 
-def test_the_recipes_of_the_readme_are_these_jobs():
+def test_the_recipes_of_the_documentation_are_these_jobs():
     """Every task, sampler and prior that they name ships, and every option is one."""
-    text = (Path(__file__).parents[2] / "README.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "restore.md").read_text()
     recipes = re.findall(r"^reddiff restore (\S+/ .*)$", text, re.MULTILINE)
     assert len(recipes) >= 7
     for recipe in recipes:
