@@ -367,7 +367,7 @@ def test_missing_weights_are_said_before_the_work(reddiff, out, tmp_path, monkey
         (["--batch-size", "0"], "--batch-size: must be at least 1"),
         (["--rank", "1"], "--rank and --world"),
         (["--device", "abacus", "--metrics", "fd", "--network", "judges.Small"], "--device: abacus"),
-        (["--surprise"], "unrecognized arguments: --surprise"),
+        (["--surprise"], "--surprise: no such option"),
     ],
 )
 def test_bad_options_are_one_line(reddiff, out, options, line):
