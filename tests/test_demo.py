@@ -12,7 +12,7 @@ import pytest
 from helpers import read_tar
 from PIL import Image
 
-from reddiff_pl.demo import PHOTOS, TASKS
+from reddiff_pl.demo import PHOTOS, SHARP, TASKS
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +30,20 @@ def demo(tmp_path_factory):
 
 def test_every_photo_comes_out_once(demo):
     photos = [n for task in TASKS for n in read_tar(PHOTOS / f"{task}.tar") if n.endswith("jpg")]
-    restored = [n for tar in demo.rglob("*.tar") for n in read_tar(tar) if n.endswith("png")]
+    tars = [tar for task in TASKS for tar in (demo / task).rglob("*.tar")]
+    restored = [n for tar in tars for n in read_tar(tar) if n.endswith("png")]
     assert len(photos) == 12
     assert sorted(n[:-4] for n in photos) == sorted(n[:-4] for n in restored)
+
+
+def test_two_of_them_are_sharp_as_well(demo):
+    task = SHARP[0]
+    faithful, sharp = (read_tar(demo / name / "shards" / f"{task}.tar") for name in (task, f"{task}_sharp"))
+    pictures = [name for name in sharp if name.endswith("png")]
+    assert len(pictures) == 2
+    for name in pictures:
+        mine, other = (np.asarray(Image.open(io.BytesIO(tar[name])), float) for tar in (sharp, faithful))
+        assert np.abs(np.diff(mine, axis=0)).mean() > np.abs(np.diff(other, axis=0)).mean()
 
 
 @pytest.mark.parametrize("task", TASKS)
