@@ -143,7 +143,7 @@ def _run(module: ModuleType) -> None:
     with _LOCK:
         if type(module) is not _Waiting:
             return
-        module.__class__ = ModuleType
+        module.__class__ = ModuleType  # type: ignore[assignment]
         assert module.__spec__ is not None and isinstance(module.__spec__.loader, _Later)
         _running.add(module.__name__)
         try:
