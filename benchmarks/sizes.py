@@ -46,18 +46,19 @@ def mosaic(tiles: list[Image.Image], height: int, width: int, first: int = 0) ->
     return canvas
 
 
-def jobs(count: int, batch: int) -> Iterator[tuple[str, list[tuple[int, int]], int]]:
-    """Names, sizes, and batch size; the first one compiles what the others use."""
+def jobs(count: int, batch: int) -> Iterator[tuple[str, list[tuple[int, int]], int, str]]:
+    """Names, sizes, batch size, and task; the first one compiles what the others use."""
     random = np.random.default_rng(0)
     mixed = [tuple(map(int, random.integers(200, 1201, 2))) for _ in range(count)]
     side = round((sum(h * w for h, w in mixed) / count) ** 0.5)
-    yield "warm", [(64, 64)] * 9 + [(200, 333), (100, 90)], batch
+    yield "warm", [(64, 64)] * 9 + [(200, 333), (100, 90)], batch, "denoising"
     for i in range(3):
-        yield f"one at batch 1, {i}", [(300, 400)], 1
-        yield f"one at batch 8, {i}", [(300, 400)], 8
-    yield "equal", [(side, side)] * count, batch
-    yield "mixed", [(h, w) for h, w in mixed], batch
-    yield "24 megapixels", [(4000, 6000)], batch
+        yield f"one at batch 1, {i}", [(300, 400)], 1, "denoising"
+        yield f"one at batch 8, {i}", [(300, 400)], 8, "denoising"
+    yield "equal", [(side, side)] * count, batch, "denoising"
+    yield "mixed", [(h, w) for h, w in mixed], batch, "denoising"
+    yield "24 megapixels", [(4000, 6000)], batch, "denoising"
+    yield "24 megapixels, blurred", [(4000, 6000)], batch, "deblur_gauss"
 
 
 def windows(sizes: list[tuple[int, int]]) -> int:
@@ -92,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     tiles, rows = photos(), []
     each = network_seconds(1)
-    for name, sizes, batch in jobs(options.count, options.batch_size):
+    for name, sizes, batch, task in jobs(options.count, options.batch_size):
         shard, out = Path(options.folder, f"{name}.tar"), Path(options.folder, name)
         shard.parent.mkdir(parents=True, exist_ok=True)
         content = []
@@ -106,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
             torch.cuda.reset_peak_memory_stats()
         code = restore(
             [
-                *("--config", shipped("tasks/denoising.yaml"), "--data.shards", str(shard)),
+                *("--config", shipped(f"tasks/{task}.yaml"), "--data.shards", str(shard)),
                 *("--out", str(out)),
                 *("--data.fit", "whole", "--data.batch_size", str(batch), "--data.workers", "8"),
                 *("--evaluations", str(options.evaluations)),

@@ -55,7 +55,8 @@ def export_to(run: Run, folder: Path, wanted: str | None = None, quality: int = 
     written = kept = lost = 0
     failed: list[str] = []
     with Target(folder) as target:
-        names = Names({(entry.shard, entry.key): entry.stem for entry in target.entries.values()})
+        inputs = (file for name, _ in finished for file in _files(run, name))
+        names = Names({(entry.shard, entry.key): entry.stem for entry in target.entries.values()}, inputs)
         for entry in target.entries.values():
             names.reserve((entry.shard, entry.key), [entry.path])
         for name, sidecar in finished:
@@ -126,6 +127,16 @@ def _samples(run: Run, name: str) -> Iterator[tuple[str, dict[str, bytes], dict[
             except SampleError:
                 record = {}  # the image is there all the same
             yield whole.key, members, record
+
+
+def _files(run: Run, name: str) -> Iterator[str]:
+    """What a shard's images were called in the folder of inputs."""
+    with open(run.tar(name), "rb") as file:
+        for whole in scan(file, older=True):
+            with contextlib.suppress(SampleError):
+                of_input = metadata.of_written(whole)[1].get("file")
+                if isinstance(of_input, str):
+                    yield of_input
 
 
 def _config(run: Run) -> Mapping[str, Any]:

@@ -17,10 +17,12 @@ class Names:
 
     Args:
         given: {(shard, key): path without suffix} of an earlier export, which stay.
+        inputs: names of the inputs. No image is called as another's input is.
     """
 
-    def __init__(self, given: Mapping[tuple[str, str], str]) -> None:
+    def __init__(self, given: Mapping[tuple[str, str], str], inputs: Iterable[str] = ()) -> None:
         self._given = dict(given)
+        self._inputs = {_folded(path) for path in inputs}
         self._files: dict[str, tuple[str, str]] = {}
         self._folders: set[str] = set()
 
@@ -32,8 +34,8 @@ class Names:
     def stem(self, shard: str, key: str, file: str | None, suffixes: Iterable[str]) -> str:
         """The path of a sample without the suffix of its kind.
 
-        `file` without its suffix, or SHARD/KEY where there is none; where that is taken, with its suffix, as
-        `same.jpg` (then `.png` follows), or with a number.
+        `file` without its suffix, or SHARD/KEY where there is none; where that is taken, or another input's name, with
+        its suffix, as `same.jpg` (then `.png` follows), or with a number.
 
         Args:
             shard: the shard's name.
@@ -53,9 +55,11 @@ class Names:
         whole = PurePosixPath(_safe(file if file is not None else f"{shard}/{key}"))
         first = str(whole.with_suffix("")) if file is not None else str(whole)
         for stem in _candidates(self._beside_files(first), self._beside_files(str(whole))):
-            if all(self._free(f"{stem}.{suffix}", sample) for suffix in suffixes):
-                for suffix in suffixes:
-                    self._take(f"{stem}.{suffix}", sample)
+            paths = [f"{stem}.{suffix}" for suffix in suffixes]
+            others = {_folded(path) for path in paths} & self._inputs - {_folded(str(whole))}
+            if not others and all(self._free(path, sample) for path in paths):
+                for path in paths:
+                    self._take(path, sample)
                 return stem
         raise AssertionError("numbers do not end")
 

@@ -88,27 +88,10 @@ class Forward:
         return output[:, : self.channels].float()
 
     def calls(self, images: int, most: int, like: Tensor) -> list[int] | None:
-        """Few shapes, as each is captured as a graph: powers of two for what does not fill a batch.
-
-        As `reddiff_pl.priors.Prior.calls`; None where any number is as good.
-        """
+        """As `reddiff_pl.priors.Prior.calls`, by `few_sizes`; None where any number is as good."""
         if not (like.is_cuda and (self.graph or self.compiled)) or torch.is_grad_enabled():
             return None
-        if self.compiled:
-            return [most] * -(-images // most)
-        sizes = [most] * (images // most)
-        left = images % most
-        least = most // 16 if sizes else 1  # beside full batches some padding is nothing
-        while left:
-            size = 1 << (left - 1).bit_length()  # the next power of two
-            if size > most:
-                size = most
-            elif left < 0.75 * size:  # two evaluations are less work than one that is padded by so much
-                size //= 2
-            size = max(size, least)
-            sizes.append(size)
-            left -= min(size, left)
-        return sizes
+        return [most] * -(-images // most) if self.compiled else few_sizes(images, most)
 
     def release(self) -> None:
         """Give up captured graphs, and their memory."""
@@ -186,3 +169,26 @@ class Forward:
 def _cuda() -> torch.device:
     """The device that restorations will run on."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def few_sizes(images: int, most: int) -> list[int]:
+    """Numbers of images at a time, `most` at most, in sum `images` or somewhat more.
+
+    Each number that ever comes up is captured as a graph, and libraries choose kernels for it, which takes as long as
+    many evaluations: what does not fill a batch is evaluated in quarters of one; where there is no full one, in powers
+    of two.
+    """
+    sizes, left = [most] * (images // most), images % most
+    if sizes and left:
+        quarter = -(-most // 4)
+        more = [quarter] * -(-left // quarter)
+        return sizes + (more if sum(more) < most else [most])
+    while left:
+        size = 1 << (left - 1).bit_length()  # the next power of two
+        if size > most:
+            size = most
+        elif left < 0.75 * size:  # two evaluations are less work than one that is padded by so much
+            size //= 2
+        sizes.append(size)
+        left -= min(size, left)
+    return sizes

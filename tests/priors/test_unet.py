@@ -15,6 +15,7 @@ from torch.nn.functional import interpolate
 
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.priors import UNet
+from reddiff_pl.priors.forward import few_sizes
 
 
 @pytest.fixture(scope="module")
@@ -231,3 +232,17 @@ def test_eight_bits_need_their_kernels() -> None:
 def test_fingerprint_holds_all_that_the_prior_computes_with(tmp_path: Path, change: dict[str, Any]) -> None:
     tiny(tmp_path)
     assert UNet(str(tmp_path)).fingerprint() != UNet(str(tmp_path), **change).fingerprint()
+
+
+@pytest.mark.parametrize("most", [1, 2, 6, 16, 256])
+def test_few_sizes_of_calls(most: int) -> None:
+    """Whatever the number of images, full batches and one smaller size, little of it padding."""
+    seen: set[int] = set()
+    for images in range(most, 5 * most + 1):
+        sizes = few_sizes(images, most)
+        assert max(sizes) == most and 0 <= sum(sizes) - images < max(most / 4, 1)
+        seen |= set(sizes)
+    assert len(seen) <= 2
+    for images in range(1, most):
+        sizes = few_sizes(images, most)
+        assert max(sizes) <= most and 0 <= sum(sizes) - images <= images / 3

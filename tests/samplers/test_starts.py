@@ -44,7 +44,8 @@ def field() -> Tensor:
             angles = [(p * (i + 0.5) / height, q * (j + 0.5) / width) for i, j in places]
             wave = torch.tensor([math.cos(math.pi * a) * math.cos(math.pi * b) for a, b in angles]).double()
             waves.append(wave / wave.norm())
-            powers.append((1 + (p / 2) ** 2 + (q / 2) ** 2) ** -EXPONENT)
+            waves_in_64 = 32 * p / height, 32 * q / width
+            powers.append((1 + waves_in_64[0] ** 2 + waves_in_64[1] ** 2) ** -EXPONENT)
     power = torch.tensor(powers).double()
     basis = torch.stack(waves)
     C = basis.T @ torch.diag(power * VARIANCE / power.mean()) @ basis
