@@ -82,17 +82,19 @@ class Tiled(Prior):
         parts = [self._part(*question) for question in questions]
         like, total = questions[0][0], sum(len(part) for part in parts)
         differentiated = torch.is_grad_enabled() and any(x_t.requires_grad for x_t, _, _ in questions)
-        done = 0
+        done, most, sizes = 0, 0, list[int]()
         while done < total:
-            most = self._most(total, like)
-            rows = self.prior.calls(total - done, most, like)[0]
+            if not sizes:
+                most = self._most(total, like)
+                sizes = self.prior.calls(total - done, most, like)
+            rows = sizes.pop(0)
             pieces = _between(parts, done, done + rows)
             try:
                 eps = self._evaluate(pieces, rows, differentiated and total > rows)
             except torch.OutOfMemoryError:
                 if most == 1:
                     raise
-                self.at_once = most // 2
+                self.at_once, sizes = most // 2, []
             else:
                 sizes = [end - start for _, start, end in pieces]
                 for (part, start, end), values in zip(pieces, eps.split(sizes), strict=True):
