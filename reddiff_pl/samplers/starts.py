@@ -1,9 +1,9 @@
 """Where a sampler begins, at no network evaluation.
 
 The Wiener estimate is the posterior mean of a linear measurement y = A x + s n under a Gaussian field as photos roughly
-are: power spectrum (1 + k^2)^-1.25 in periods k of 64 pixels, whatever the image's size, so that a part of an image
-begins as it does in the whole; mirrored borders, pixels of variance .3 on [-1, 1], channels that correlate by .95. With
-R a root of its covariance, x = R u and
+are: power spectrum (1 + k^2)^-1.25 in periods k of 64 pixels however large the image is, so that a part of it begins as
+it does in the whole (of smaller images in whole periods); mirrored borders, pixels of variance .3 on [-1, 1], channels
+that correlate by .95. With R a root of its covariance, x = R u and
 
     (1 + R A^T A R / s^2) u = R A^T y / s^2
 
@@ -34,7 +34,7 @@ from reddiff_pl.samplers.base import Problem
 Start = Literal["wiener", "pseudo_inverse"]
 
 VARIANCE, EXPONENT, CORRELATION = 0.3, 1.25, 0.95
-PERIOD = 64  # pixels
+PERIOD = 64  # pixels; the whole image where that is smaller
 NOISE_FLOOR = 0.02  # of the measurement, on [-1, 1]: what less noise says is left to the sampler's own steps
 ITERATIONS = 60
 
@@ -141,8 +141,9 @@ class Field:
     def __init__(self, like: Tensor) -> None:
         channels, height, width = like.shape[1:]
         # made where it is needed: of a large image, or of many sizes, it would be what the device waits for
+        period = min(PERIOD, max(height, width))
         ky, kx = (
-            torch.arange(n, dtype=torch.float64, device=like.device) * (PERIOD / 2 / n)
+            torch.arange(n, dtype=torch.float64, device=like.device) * (period / 2 / n)
             for n in (height, width)
         )
         spectrum = (1 + ky[:, None].square() + kx.square()) ** -EXPONENT

@@ -44,8 +44,8 @@ def field() -> Tensor:
             angles = [(p * (i + 0.5) / height, q * (j + 0.5) / width) for i, j in places]
             wave = torch.tensor([math.cos(math.pi * a) * math.cos(math.pi * b) for a, b in angles]).double()
             waves.append(wave / wave.norm())
-            waves_in_64 = 32 * p / height, 32 * q / width
-            powers.append((1 + waves_in_64[0] ** 2 + waves_in_64[1] ** 2) ** -EXPONENT)
+            periods = 3 * p / height, 3 * q / width  # in all six pixels of the longer side
+            powers.append((1 + periods[0] ** 2 + periods[1] ** 2) ** -EXPONENT)
     power = torch.tensor(powers).double()
     basis = torch.stack(waves)
     C = basis.T @ torch.diag(power * VARIANCE / power.mean()) @ basis
@@ -88,9 +88,20 @@ def test_wiener_against_a_dense_solve(make, noise_std: float | None) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
+def test_correlations_are_those_of_pixels() -> None:
+    """However large the image is: a point spreads as far in 80x96 pixels as in 160x128."""
+    spread = []
+    for height, width in [(80, 96), (160, 128)]:
+        point = torch.zeros(1, 1, height, width, dtype=torch.float64)
+        point[0, 0, height // 2, width // 2] = 1
+        row = starts.Field(point).root(point)[0, 0, height // 2]
+        spread.append(row[width // 2 - 8 : width // 2 + 9])
+    torch.testing.assert_close(spread[0], spread[1], rtol=0.02, atol=0.02 * spread[0].max().item())
+
+
 def test_the_root_is_symmetric_and_one() -> None:
     """As conjugate gradients need it."""
-    field_of, x, z = starts._Field(normal(1, *SHAPE)), normal(1, *SHAPE), normal(1, *SHAPE, seed=5)
+    field_of, x, z = starts.Field(normal(1, *SHAPE)), normal(1, *SHAPE), normal(1, *SHAPE, seed=5)
     torch.testing.assert_close((field_of.root(x) * z).sum(), (x * field_of.root(z)).sum())
     twice = field_of.root(field_of.root(x)).flatten()
     torch.testing.assert_close(twice, field() @ x.flatten())
