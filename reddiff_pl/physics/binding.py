@@ -206,6 +206,14 @@ def _bind(operator: Physics, params: Mapping[str, Tensor]) -> None:
     operator._non_persistent_buffers_set.update(operator._buffers)
 
 
+def refuses(physics: Physics, shape: Shape) -> str | None:
+    """Why images (C, H, W) are too small or else not for the operator, where it says so; None where they are."""
+    for (_, leaf), size in zip(_leaves(physics), _inputs(physics, shape), strict=True):
+        if (own := getattr(leaf, "refuses", None)) is not None and (reason := own(size)) is not None:
+            return reason
+    return None
+
+
 def check_parameters(physics: Physics, shape: Shape, params: Mapping[str, Tensor]) -> None:
     """Refuse parameters of one image that do not fit.
 

@@ -53,6 +53,13 @@ class KernelDeblurring(Decomposable):
     def parameter_shapes(self, shape: tuple[int, int, int]) -> dict[str, list[tuple[int, ...]]]:
         return {"kernel": [(self.taps, self.taps)]}
 
+    def refuses(self, shape: tuple[int, int, int]) -> str | None:
+        """Why images (C, H, W) are too small for the kernel."""
+        _, height, width = shape
+        if self.taps <= min(height, width):
+            return None
+        return f"model.physics.init_args.taps: a kernel of {self.taps} pixels is larger than a {width}x{height} image"
+
     def _transfer(self, like: Tensor) -> Tensor:
         """k, the kernel's Fourier transform, complex (B, 1, H, W)."""
         if self.kernel is None:
@@ -60,11 +67,8 @@ class KernelDeblurring(Decomposable):
                 "model.physics: KernelDeblurring has no kernel; bind one with bind(physics, {'kernel': ...})"
             )
         height, width = like.shape[-2:]
-        if self.taps > min(height, width):
-            raise ConfigError(
-                f"model.physics.init_args.taps: a kernel of {self.taps} pixels is larger than a "
-                f"{width}x{height} image"
-            )
+        if reason := self.refuses((1, height, width)):
+            raise ConfigError(reason)
         whole = like.new_zeros(len(self.kernel), 1, height, width)
         whole[..., : self.taps, : self.taps] = self.kernel[:, None].to(like.dtype)
         return torch.fft.fft2(whole.roll((-(self.taps // 2), -(self.taps // 2)), (-2, -1)))

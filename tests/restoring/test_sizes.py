@@ -96,6 +96,25 @@ def test_an_operator_that_takes_some_sizes_only(reddiff, tmp_path):
     assert {f["key"]: "leaves nothing of a" in f["reason"] for f in failed} == {"k2": True, "k6": True}
 
 
+def test_measurements_smaller_than_the_kernel(reddiff, tmp_path):
+    """They fail, however many of a batch; the others are restored."""
+    kernel = np.full((7, 7), 1 / 49, np.float32)
+    sizes = [(5, 30), (16, 16), (30, 5), (20, 9)]
+    shard = write_shard(
+        tmp_path / "a.tar",
+        [
+            (f"k{i}", {"y.png": png(picture(*size, i)), "kernel.npy": npy(kernel)})
+            for i, size in enumerate(sizes)
+        ],
+    )
+    physics = "{class_path: reddiff_pl.physics.KernelDeblurring, init_args: {taps: 7}}"
+    command = ["restore", *PRIOR, "--model.physics", physics, STEPS, "--data.shards", shard]
+    code, printed = reddiff(*command, "--trainer.accelerator=cpu", "--out", tmp_path / "out")
+    assert code == 3, printed
+    assert restored_keys(tmp_path / "out" / "shards" / "a.tar") == ["k1", "k3"]
+    assert "a kernel of 7 pixels is larger than a 30x5 image" in printed
+
+
 def test_measurements_that_no_image_has(reddiff, tmp_path):
     """A sample without a mask of its image's size, and one that a deepinv operator does not take, say so."""
     samples = [
