@@ -41,6 +41,7 @@ SAMPLERS: dict[str, Any] = {
     "DDNM": {"steps": 8},
     "DAPS": {"steps": 4, "ode_steps": 2, "langevin_steps": 3},
     "PnPDM": {},
+    "Renoise": {"steps": 8},
 }
 
 
