@@ -76,6 +76,24 @@ def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
         )
 
 
+def refuse_quantised(integers: Collection[str], where: str) -> None:
+    """Stop at weights that are whole numbers: their scales lie elsewhere, and without them they are noise.
+
+    Args:
+        integers: names of the tensors of whole numbers; only weights and biases among them count.
+        where: what the error begins with, an option or a file.
+
+    Raises:
+        ConfigError: names the first.
+    """
+    bad = [name for name in integers if name.endswith(("weight", "bias"))]
+    if bad:
+        raise ConfigError(
+            f"{where}: tensor {bad[0]} holds whole numbers; quantised weights cannot be used, take those in float16 "
+            "or float32"
+        )
+
+
 def _is_finite(tensor: Tensor) -> bool:
     # a sum is one pass; only where it is not finite, as after an overflow, is each element looked at
     return bool(tensor.sum(dtype=torch.float64).isfinite()) or bool(tensor.isfinite().all())
@@ -120,6 +138,7 @@ def read_checkpoint(file: str, names: Collection[str] = ()) -> tuple[dict[str, T
     tensors, said = _unwrapped(content, frozenset(names))
     if tensors is None:
         raise ConfigError(f"{file}: does not hold tensors by name, as the checkpoints of the ADM family do")
+    refuse_quantised([name for name, value in tensors.items() if not value.is_floating_point()], file)
     check_finite(tensors, file)
     return tensors, said
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -13,7 +14,13 @@ import torch
 from torch import nn
 
 from reddiff_pl.errors import ConfigError
-from reddiff_pl.priors.checkpoints import KNOWN_CHECKPOINTS, check_finite, kind_of, read_checkpoint
+from reddiff_pl.priors.checkpoints import (
+    KNOWN_CHECKPOINTS,
+    check_finite,
+    kind_of,
+    read_checkpoint,
+    refuse_quantised,
+)
 
 log = logging.getLogger(__name__)
 
@@ -165,6 +172,7 @@ def load_network(
             f"{option}: the weights in {folder} are not those of its config.json: {len(wrong)} tensors are missing, "
             f"superfluous or of another shape, {wrong[0]} first"
         )
+    refuse_quantised(_integers(folder, variant), f"{option}: {folder}")
     check_finite(network.state_dict(), f"{option}: {folder}")
     if any(tensor.dtype != dtype for tensor in network.parameters()):
         network = network.to(dtype)
@@ -206,6 +214,22 @@ def load_weights(network: nn.Module, path: str) -> None:
 
 def _weights(folder: Path) -> list[Path]:
     return sorted(folder.glob("diffusion_pytorch_model*.safetensors"))
+
+
+def _integers(folder: Path, variant: str | None) -> list[str]:
+    """Names of the tensors of whole numbers in the weights that were read, by the files' headers."""
+    from safetensors import SafetensorError, safe_open
+
+    found = []
+    for path in _weights(folder):
+        # diffusion_pytorch_model.fp16-00001-of-00002.safetensors; other variants lie there unread
+        of = re.sub(r"-\d+-of-\d+$", "", path.stem).partition(".")[2] or None
+        if of != variant:
+            continue
+        # what cannot be opened was not read either
+        with contextlib.suppress(OSError, SafetensorError), safe_open(path, "pt") as file:
+            found += [name for name in file.keys() if file.get_slice(name).get_dtype()[0] in "IU"]  # noqa: SIM118
+    return found
 
 
 def _variant(folder: Path, option: str) -> str | None:

@@ -128,8 +128,8 @@ class REDDiff(Sampler):
         check_option("steps", steps, 1)
         check_option("timesteps_per_step", timesteps_per_step, 1)
         check_option("average", average, 0, 1)
+        check_option("lr", lr, 0, 1e6)  # beyond it torch's own steps overflow
         for name, value in {
-            "lr": lr,
             "lam": lam,
             "noise_weight": noise_weight,
             "obs_weight": obs_weight,

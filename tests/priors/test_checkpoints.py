@@ -30,6 +30,8 @@ def spoil(folder: Path, how: str) -> None:
         for name in ("conv_out.weight", "conv_norm_out.bias"):
             tensors[name].view(-1)[-1] = float(how)
         save_file(tensors, weights)
+    elif how == "int8":
+        save_file({name: (100 * value).to(torch.int8) for name, value in tensors.items()}, weights)
     elif how == "pickle":
         torch.save(tensors, folder / "diffusion_pytorch_model.bin")
         weights.unlink()
@@ -90,6 +92,13 @@ def test_weights_that_are_none(tmp_path: Path, content: bytes, says: str) -> Non
         Denoiser("reddiff_pl.priors.FFDNet", weights=str(tmp_path / "w.pth"), shape=(3, 16, 16))
 
 
+def test_quantised_weights_of_a_denoiser(tmp_path: Path) -> None:
+    network = FFDNet(width=8, layers=3)
+    torch.save({k: (100 * v).to(torch.int8) for k, v in network.state_dict().items()}, tmp_path / "w.pth")
+    with pytest.raises(ConfigError, match=r"model\.0\.weight holds whole numbers"):
+        Denoiser("reddiff_pl.priors.FFDNet", {"width": 8, "layers": 3}, str(tmp_path / "w.pth"))
+
+
 @pytest.mark.parametrize(
     "schedule",
     [
@@ -112,6 +121,7 @@ def test_schedules_that_are_none(tmp_path: Path, schedule: dict) -> None:
     [
         ("nan", "NaN or infinite values, in tensor conv_norm_out.bias, and 1 more"),
         ("inf", "NaN or infinite values, in tensor conv_norm_out.bias, and 1 more"),
+        ("int8", "holds whole numbers; quantised weights cannot be used"),
         ("pickle", "weights_only=True"),
         ("nothing", "no diffusion_pytorch_model.safetensors"),
         ("page", "is a web page"),
