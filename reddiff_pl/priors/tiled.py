@@ -96,10 +96,10 @@ class Tiled(Prior):
                     raise
                 self.at_once, sizes = most // 2, []
             else:
-                sizes = [end - start for _, start, end in pieces]
-                for (part, start, end), values in zip(pieces, eps.split(sizes), strict=True):
+                lengths = [end - start for _, start, end in pieces]
+                for (part, start, end), values in zip(pieces, eps.split(lengths), strict=True):
                     part.put(start, end, values)
-                done += sum(sizes)
+                done += sum(lengths)
                 continue
             # outside the handler, which keeps the failed call's tensors alive
             torch.cuda.empty_cache()

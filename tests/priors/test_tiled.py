@@ -13,6 +13,7 @@ from torch import Tensor
 
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.priors import Gaussian, Prior, Tiled, UNet, linear_abar
+from reddiff_pl.priors.forward import few_sizes
 
 SIZES = [(96, 80), (37, 53), (16, 33), (17, 16), (16, 16), (12, 40), (9, 9)]
 
@@ -139,6 +140,25 @@ def test_an_image_does_not_depend_on_its_batch() -> None:
     together = tiled.eps(x_t, t)
     for i in range(3):
         assert torch.equal(tiled.eps(x_t[i : i + 1], t[i : i + 1])[0], together[i])
+
+
+def test_windows_come_in_the_numbers_that_the_prior_asks_for() -> None:
+    """Of several images at once: full calls, then what the prior takes for the rest, the last of it padded."""
+
+    class Asks(Border):
+        def calls(self, images: int, most: int, like: Tensor) -> list[int]:
+            return few_sizes(images, most)
+
+    prior = Asks()
+    tiled = Tiled(prior)
+    tiled.at_once = 8
+    questions = [
+        (torch.zeros(1, 1, *size), torch.tensor([500]), None) for size in ((40, 40), (16, 60), (33, 17))
+    ]
+    tiled.eps_many(questions)
+    windows = sum(len(tiled._part(*question)) for question in questions)
+    assert windows > 16 and windows % 8
+    assert [shape[0] for shape, _, _ in prior.seen] == few_sizes(windows, 8)
 
 
 def test_labels_reach_every_window() -> None:
