@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from deepinv.physics import Physics
 from torch import Tensor
@@ -30,7 +32,11 @@ def proximal(physics: Physics, z: Tensor, y: Tensor, rho: Tensor, iterations: in
         return own(z, y, rho, iterations)
     rho = rho.to(z).reshape(-1, *[1] * (z.ndim - 1))
     if is_linear(physics):
-        return z + _conjugate_gradients(physics, physics.A_adjoint(y - physics.A(z)), rho, iterations)
+        return z + conjugate_gradients(
+            lambda x: physics.A_adjoint(physics.A(x)) + rho * x,
+            physics.A_adjoint(y - physics.A(z)),
+            iterations,
+        )
     return _descend(physics, z, y, rho, iterations)
 
 
@@ -39,12 +45,18 @@ def _sums(x: Tensor) -> Tensor:
     return x.flatten(1).sum(1).reshape(-1, 1, 1, 1)
 
 
-def _conjugate_gradients(physics: Physics, right: Tensor, rho: Tensor, iterations: int) -> Tensor:
-    """(A^T A + rho)^-1 right, from 0."""
+def conjugate_gradients(system: Callable[[Tensor], Tensor], right: Tensor, iterations: int) -> Tensor:
+    """The x with system(x) = right, from 0, for each image by itself, (B, C, H, W).
+
+    Args:
+        system: linear, symmetric and positive on images (B, C, H, W).
+        right: (B, C, H, W).
+        iterations: as many for every image.
+    """
     x, residual, direction = torch.zeros_like(right), right, right
     size = _sums(residual.square())
     for _ in range(iterations):
-        image = physics.A_adjoint(physics.A(direction)) + rho * direction
+        image = system(direction)
         curvature = _sums(direction * image)
         # an image that has arrived stays where it is
         length = torch.where(curvature > 0, size / curvature, 0)

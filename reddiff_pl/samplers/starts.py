@@ -26,7 +26,7 @@ from reddiff_pl.physics.binding import operator_of
 from reddiff_pl.physics.compose import is_linear
 from reddiff_pl.physics.cosines import from_cosines, to_cosines
 from reddiff_pl.physics.denoising import Denoising
-from reddiff_pl.physics.proximal import proximal
+from reddiff_pl.physics.proximal import conjugate_gradients, proximal
 from reddiff_pl.physics.unit_range import on_symmetric_range
 from reddiff_pl.priors.base import per_image
 from reddiff_pl.samplers.base import Problem
@@ -114,21 +114,7 @@ def regress(
     def system(u: Tensor) -> Tensor:
         return u + weight * root(A_adjoint(A(root(u))))
 
-    residual = weight * root(A_adjoint(y))
-    u, direction, size = torch.zeros_like(residual), residual, _sums(residual.square())
-    for _ in range(iterations):
-        image = system(direction)
-        curvature = _sums(direction * image)
-        length = torch.where(curvature > 0, size / curvature, 0)
-        u, residual = u + length * direction, residual - length * image
-        size, before = _sums(residual.square()), size
-        direction = residual + torch.where(before > 0, size / before, 0) * direction
-    return root(u)
-
-
-def _sums(x: Tensor) -> Tensor:
-    """Sums over each image, (B, C, H, W) -> (B, 1, 1, 1)."""
-    return x.flatten(1).sum(1).reshape(-1, 1, 1, 1)
+    return root(conjugate_gradients(system, weight * root(A_adjoint(y)), iterations))
 
 
 class Field:
@@ -161,24 +147,21 @@ class Field:
     def shrunk(self, y: Tensor, noise_std: Tensor) -> Tensor:
         """The Wiener estimate of images in white noise of standard deviation (B,), at least that of the floor."""
         noise = per_image(noise_std.to(y).clamp(min=NOISE_FLOOR).square(), y)
-        c = to_cosines(y)
-        mean = c.mean(1, keepdim=True)
-        shares = [share * self.power / (share * self.power + noise) for share in (self.apart, self.together)]
-        return from_cosines(shares[0] * (c - mean) + shares[1] * mean)
+        powers = (share * self.power for share in (self.apart, self.together))
+        return _scaled(y, *(power / (power + noise) for power in powers))
 
     def root_left(self, level: float) -> Callable[[Tensor], Tensor]:
         """The root of what noise of a level r leaves open of the field, C r^2 / (C + r^2), on images (B, C, H, W)."""
-        apart, together = (
-            (share * self.power * level**2 / (share * self.power + level**2)).sqrt()
-            for share in (self.apart, self.together)
-        )
+        powers = (share * self.power for share in (self.apart, self.together))
+        apart, together = ((power * level**2 / (power + level**2)).sqrt() for power in powers)
+        return lambda x: _scaled(x, apart, together)
 
-        def root(x: Tensor) -> Tensor:
-            c = to_cosines(x)
-            mean = c.mean(1, keepdim=True)
-            return from_cosines(apart * (c - mean) + together * mean)
 
-        return root
+def _scaled(x: Tensor, apart: Tensor, together: Tensor) -> Tensor:
+    """Images (B, C, H, W) with the cosines of their channels' mean and of what is left of each times so much."""
+    c = to_cosines(x)
+    mean = c.mean(1, keepdim=True)
+    return from_cosines(apart * (c - mean) + together * mean)
 
 
 def coarse(x: Tensor, cut: float) -> Tensor:
