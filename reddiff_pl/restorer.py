@@ -221,8 +221,8 @@ def restore(picture: Any, task: str, **arguments: Any) -> Any:
         SampleError: a picture does not.
     """
     names = (
-        *("prior", "sampler", "evaluations", "perception", "device", "seed", "sigma_y", "num_samples"),
-        "options",
+        *("prior", "sampler", "evaluations", "perception"),
+        *("device", "seed", "sigma_y", "num_samples", "options"),
     )
     own = {name: arguments.pop(name) for name in names if name in arguments}
     return Restorer(task, **own)(picture, **arguments)

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from reddiff_pl.errors import ConfigError
-from reddiff_pl.options.parser import Parser
+from reddiff_pl.options.parser import Parser, natural
 
 PARTS = ("forward", "loop", "disk", "reference", "dps", "start")
 PRECISIONS = ("32", "16", "bf16")
@@ -52,7 +52,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--batch-sizes", type=_numbers, help="comma-separated (default: 1,8,16,32 on a GPU, 1,4 without)")
     add(
         "--steps",
-        type=_natural,
+        type=natural,
         help="network evaluations an image in loops and disk to disk; the plain loop does a fifth, DPS a tenth "
         "(default: 100 on a GPU, 10 without)",
     )
@@ -72,7 +72,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="further arguments of the package's prior, measured beside its defaults in forward and loop; may be "
         "given several times",
     )
-    add("--repeats", type=_natural, default=5, help="measurements of a row at most (default: %(default)s)")
+    add("--repeats", type=natural, default=5, help="measurements of a row at most (default: %(default)s)")
     add(
         "--seconds",
         type=float,
@@ -81,7 +81,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     add(
         "--disk-batches",
-        type=_natural,
+        type=natural,
         help="batches that disk to disk is timed over (default: 10 s of them)",
     )
     add("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
@@ -104,14 +104,8 @@ def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def _natural(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) < 1_000_000:
-        raise argparse.ArgumentTypeError(f"must be a positive number, got {text}")
-    return int(text)
-
-
 def _numbers(text: str) -> list[int]:
-    return [_natural(word) for word in _words(text)]
+    return [natural(word) for word in _words(text)]
 
 
 def _settings(text: str) -> dict[str, Any]:

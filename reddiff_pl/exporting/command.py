@@ -55,7 +55,9 @@ def export_to(run: Run, folder: Path, wanted: str | None = None, quality: int = 
     written = kept = lost = 0
     failed: list[str] = []
     with Target(folder) as target:
-        inputs = (file for name, _ in finished for file in _files(run, name))
+        data = _config(run).get("data")
+        of_tars = isinstance(data, Mapping) and data.get("shards")  # whose samples are no files
+        inputs = () if of_tars else (file for name, _ in finished for file in _files(run, name))
         names = Names({(entry.shard, entry.key): entry.stem for entry in target.entries.values()}, inputs)
         for entry in target.entries.values():
             names.reserve((entry.shard, entry.key), [entry.path])

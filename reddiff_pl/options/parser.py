@@ -23,3 +23,14 @@ class Parser(argparse.ArgumentParser):
             choices = [choice.strip(" '") for choice in found[3].split(",")]
             message = f"{found[1]}: no {found[2]}{near(found[2], choices)}; choose from {', '.join(choices)}"
         raise ConfigError(message)
+
+
+def natural(text: str) -> int:
+    """The type of an option that is a positive number below a million.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not one.
+    """
+    if not text.isdecimal() or not 0 < int(text) < 1_000_000:
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {text}")
+    return int(text)

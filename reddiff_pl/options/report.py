@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from reddiff_pl.options.parser import Parser
+from reddiff_pl.options.parser import Parser, natural
 
 
 def parse_report(argv: Sequence[str]) -> argparse.Namespace:
@@ -26,21 +26,15 @@ def parse_report(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--images",
         metavar="N",
-        type=_natural,
+        type=natural,
         default=1000,
         help="images shown, a sample of all if there are more (default: %(default)s)",
     )
     parser.add_argument(
         "--megabytes",
         metavar="MB",
-        type=_natural,
+        type=natural,
         default=16,
         help="size of the pictures in the page, about (default: %(default)s)",
     )
     return parser.parse_args(argv)
-
-
-def _natural(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) < 1_000_000:
-        raise argparse.ArgumentTypeError(f"must be a positive number, got {text}")
-    return int(text)

@@ -221,15 +221,17 @@ def _integers(folder: Path, variant: str | None) -> list[str]:
     from safetensors import SafetensorError, safe_open
 
     found = []
-    for path in _weights(folder):
-        # diffusion_pytorch_model.fp16-00001-of-00002.safetensors; other variants lie there unread
-        of = re.sub(r"-\d+-of-\d+$", "", path.stem).partition(".")[2] or None
-        if of != variant:
-            continue
+    for path in (path for path, own in _variants(folder).items() if own == variant):
         # what cannot be opened was not read either
         with contextlib.suppress(OSError, SafetensorError), safe_open(path, "pt") as file:
             found += [name for name in file.keys() if file.get_slice(name).get_dtype()[0] in "IU"]  # noqa: SIM118
     return found
+
+
+def _variants(folder: Path) -> dict[Path, str | None]:
+    """A folder's weights, such as diffusion_pytorch_model.fp16-00001-of-00002.safetensors, and of which variant."""
+    name = r"diffusion_pytorch_model(?:\.(?!safetensors)(\w+))?(?:-\d+-of-\d+)?\.safetensors"
+    return {path: match[1] for path in _weights(folder) if (match := re.fullmatch(name, path.name))}
 
 
 def _variant(folder: Path, option: str) -> str | None:
@@ -238,13 +240,7 @@ def _variant(folder: Path, option: str) -> str | None:
     Raises:
         ConfigError: there are none, or none that can be opened without running code.
     """
-    found = [
-        re.fullmatch(
-            r"diffusion_pytorch_model(?:\.(?!safetensors)(\w+))?(?:-\d+-of-\d+)?\.safetensors", path.name
-        )
-        for path in _weights(folder)
-    ]
-    variants = [match[1] for match in found if match]
+    variants = list(_variants(folder).values())
     if None in variants:
         return None
     if variants:

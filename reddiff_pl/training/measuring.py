@@ -67,19 +67,16 @@ def measured(
         ConfigError: no prior, or no photos.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    precisions = ["32"]
-    if device.type == "cuda":
-        precisions += ["bf16"] if torch.cuda.is_bf16_supported(including_emulation=False) else []
-        precisions += ["fp8"] if torch.cuda.get_device_capability() >= (8, 9) else []
+    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     errors: dict[str, list[float]] = {}
     x = timesteps = None
-    for precision in precisions:
+    for precision in ("32", "bf16", "fp8") if has_bf16 else ("32",):
         try:
-            prior = UNet(str(folder), precision=precision).to(device)  # type: ignore[arg-type]
+            prior = UNet(str(folder), precision=precision).to(device)
         except ConfigError:
             if precision != "fp8":
                 raise
-            continue  # a network that cannot be fused
+            continue  # the device or the network cannot
         prior.forward_pass.exact_blocks = EXACT_BLOCKS
         if x is None:
             x = photos(shards, images, prior.shape, modulus, count)
