@@ -25,7 +25,7 @@ from torch import Tensor, multiprocessing
 from benchmarks.dial_methods import Run, neighbours, runs
 from benchmarks.dial_page import write
 from benchmarks.jobs import shipped
-from benchmarks.quality import Bench, _Counted
+from benchmarks.quality import Bench, Counted
 
 SHOWN = (3, 19, 35)  # photos of the pictures
 DRAWS = 200
@@ -104,7 +104,7 @@ def do(run: Run) -> dict[str, Any]:
     physics, keys, y, noise_std, x = _bench.measured(run.task)
     class_name, settings = shipped(run.task) if run.class_name is None else (run.class_name, {})
     sampler = getattr(samplers, class_name)(**{**settings, **run.settings})
-    counted = _Counted(_bench.prior)
+    counted = Counted(_bench.prior)
     noise = samplers.SeededNoise(0, keys, _bench.device)
     with torch.no_grad():
         restored = samplers.run(sampler, y, physics, counted, noise, noise_std=noise_std)

@@ -15,12 +15,11 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.sizes import photos
+from benchmarks.sizes import photo_batch
 from reddiff_pl import Restorer
 from reddiff_pl.metrics import psnr
 from reddiff_pl.options.shipped import shipped
@@ -92,10 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--evaluations", type=int, help="default: the task's own")
     parser.add_argument("--to", help="write the table there, too")
     options = parser.parse_args(argv)
-    tiles = photos()
-    tiles = tiles[:: max(len(tiles) // options.count, 1)][: options.count]
-    small = [tile.resize((options.side, options.side), Image.Resampling.LANCZOS) for tile in tiles]
-    x = torch.stack([torch.from_numpy(np.array(tile)).permute(2, 0, 1) for tile in small])
+    x = photo_batch(options.count, options.side)
     lines = [
         f"{len(x)} photos of {options.side}x{options.side}",
         "",

@@ -96,7 +96,7 @@ class Bench:
 
         physics, keys, y, noise_std, x = self.measured(job.task)
         settings = json.loads(job.settings)
-        counted = _Counted(self.prior)
+        counted = Counted(self.prior)
         began = time.perf_counter()
         try:
             if job.class_name == "A_dagger":
@@ -125,7 +125,7 @@ class Bench:
         }
 
 
-class _Counted(torch.nn.Module):
+class Counted(torch.nn.Module):
     """A prior that counts its evaluations."""
 
     def __init__(self, prior: Any) -> None:

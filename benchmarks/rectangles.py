@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.eps_mse import VAL
-from benchmarks.sizes import SIDE, photos
+from benchmarks.sizes import SIDE, photo_batch
 from reddiff_pl import Restorer
 from reddiff_pl.metrics import psnr
 from reddiff_pl.physics import bind
@@ -206,9 +206,7 @@ def main(argv: list[str] | None = None) -> int:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     prior, plain = windowed(UNet().to(device)), UNet(fully_convolutional=True).to(device)
-    tiles = photos()
-    tiles = tiles[:: max(len(tiles) // options.count, 1)][: options.count]
-    x = torch.stack([torch.from_numpy(np.array(tile)).permute(2, 0, 1) for tile in tiles])
+    x = photo_batch(options.count)
     lines = [
         f"{len(x)} photos, {device}",
         "",

@@ -36,6 +36,15 @@ def photos() -> list[Image.Image]:
         return [Image.open(io.BytesIO(file.read())).convert("RGB") for file in files if file is not None]
 
 
+def photo_batch(count: int, side: int | None = None) -> torch.Tensor:
+    """So many of the val photos, spread evenly, uint8 (B, 3, H, W), reduced to `side` where it is given."""
+    tiles = photos()
+    tiles = tiles[:: max(len(tiles) // count, 1)][:count]
+    if side is not None:
+        tiles = [tile.resize((side, side), Image.Resampling.LANCZOS) for tile in tiles]
+    return torch.stack([torch.from_numpy(np.array(tile)).permute(2, 0, 1) for tile in tiles])
+
+
 def mosaic(tiles: list[Image.Image], height: int, width: int, first: int = 0) -> Image.Image:
     """Photos side by side."""
     canvas = Image.new("RGB", (width, height))
