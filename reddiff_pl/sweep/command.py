@@ -3,42 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import gc
-import io
-import logging
-import re
-import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from reddiff_pl import stop
 from reddiff_pl.cluster.launch import devices, launch, option
-from reddiff_pl.errors import ConfigError, OutputError, Stopped, TooManyFailed
-from reddiff_pl.exit_codes import (
-    ALL_RESTORED,
-    BAD_CONFIGURATION,
-    CRASHED,
-    SOME_FAILED,
-    TOO_MANY_FAILED,
-    joint,
-)
+from reddiff_pl.errors import ConfigError
 from reddiff_pl.options.parser import Parser
-from reddiff_pl.shards.layout import Run
-from reddiff_pl.shards.ledger import finished, total
-from reddiff_pl.shards.lock import ShardLock
 from reddiff_pl.shards.placement import place
-from reddiff_pl.shards.survey import planned_shards
 from reddiff_pl.sweep.cells import Cell, Varied, cells, options, varied
-from reddiff_pl.sweep.table import Outcome, outcome, render, write
-
-_HELD = "being restored by another process"
-_PATIENCE = 10.0  # seconds
-
-log = logging.getLogger(__name__)
+from reddiff_pl.sweep.running import Work, run
+from reddiff_pl.sweep.table import Outcome, render, write
 
 _EPILOG = """example:
   reddiff sweep --out sweep/ \\
@@ -118,127 +93,26 @@ def _request(argv: list[str]) -> _Request:
 
 
 def run_cells(argv: list[str]) -> int:
-    """The cells, one after another in this process, and what came of them."""
+    """The cells, and what came of them."""
     request = _request(argv)
-    rank, world = place(option(request.base, "rank"), option(request.base, "world"))
-    # processes start apart, and meet where the work of another began
-    first = rank * len(request.cells) // world
-    outcomes: dict[str, Outcome] = {}
-    for number, cell in enumerate(request.cells[first:] + request.cells[:first], 1):
-        stop.check()
-        print(f"cell {number} of {len(request.cells)}: {cell.name}", flush=True)
-        done = outcomes[cell.name] = _restore(request, cell)
-        if done.code:
-            print(f"cell {cell.name}: {done.note}", file=sys.stderr, flush=True)
-        _write(request, outcomes)
-    _look_again(request, outcomes)
-    lock = ShardLock(request.out / ".sweep.lock")
-    while not lock.acquire():
-        stop.check()
-        time.sleep(0.2)
-    try:
-        # under the lock, so that the last process to end writes what all have done
-        outcomes |= {
-            cell.name: there for cell in _held(request, outcomes) if (there := _there(request, cell))
-        }
-        stop.check()
-        _write(request, outcomes)
+    base = request.base
+    rank, world = place(option(base, "rank"), option(base, "world"))
+    added = ("--trainer.devices=1", "--rank=", "--world=")  # by `launch`, to each of its processes
+    shared = [item for item in base if not item.startswith(added)]
+
+    def save(outcomes: Mapping[str, Outcome]) -> None:
+        write(request.out, request.grid, request.cells, outcomes, shared)
+
+    def end(outcomes: Mapping[str, Outcome]) -> None:
+        save(outcomes)
         print(f"\n{render(request.grid, request.cells, outcomes)}")
         from reddiff_pl.sweep.picture import draw  # matplotlib
 
         if draw(request.out / "sweep.png", request.grid, request.cells, outcomes):
             print(f"look at {request.out / 'sweep.png'}")
-    finally:
-        lock.release(remove=False)  # removed, it could be held by two
-    return joint([done.code for done in outcomes.values()])
 
-
-def _write(request: _Request, outcomes: Mapping[str, Outcome]) -> None:
-    added = ("--trainer.devices=1", "--rank=", "--world=")  # by `launch`, to each of its processes
-    base = [item for item in request.base if not item.startswith(added)]
-    write(request.out, request.grid, request.cells, outcomes, base)
-
-
-def _held(request: _Request, outcomes: Mapping[str, Outcome]) -> list[Cell]:
-    return [cell for cell in request.cells if outcomes[cell.name].note == _HELD]
-
-
-def _look_again(request: _Request, outcomes: dict[str, Outcome]) -> None:
-    """Take up what another process held and left, and wait a little for one that only looks whether all is there."""
-    until = time.monotonic() + _PATIENCE
-    while held := _held(request, outcomes):
-        for cell in held:
-            stop.check()
-            outcomes[cell.name] = _there(request, cell) or _restore(request, cell)
-        if time.monotonic() > until:
-            return
-        time.sleep(0.2)
-
-
-def _there(request: _Request, cell: Cell) -> Outcome | None:
-    """A cell that another process holds, as its files have it; None while something is left to do."""
-    run = Run(request.out / cell.name)
-    try:
-        names = list(planned_shards(run))
-    except ConfigError:
-        return None
-    limit = option(options(cell, request.grid, request.base, request.out), "limit")
-    totals = total(run, names)
-    if not all(finished(run, name) for name in names) and (
-        limit is None or totals.restored + totals.failed < limit
-    ):
-        return None
-    return outcome(run, names, SOME_FAILED if totals.failed else ALL_RESTORED)
-
-
-def _restore(request: _Request, cell: Cell) -> Outcome:
-    """One cell. Only what would meet all the others too is raised."""
-    import torch
-
-    from reddiff_pl.restoring.command import restore_with
-
-    gc.collect()  # the cell before, whose objects know each other
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    lock = ShardLock(request.out / f"{cell.name}.lock")
-    try:
-        free = lock.acquire()
-    except OSError as error:
-        raise ConfigError(f"--out: {request.out} cannot be used as a directory: {error.strerror}") from error
-    if not free:
-        return Outcome(note=_HELD)
-    try:
-        cli = _parsed(options(cell, request.grid, request.base, request.out))
-        code = restore_with(cli)
-        if request.metrics is not None:
-            from reddiff_pl.evaluation.command import evaluate
-
-            metrics = [] if request.metrics == "all" else ["--metrics", request.metrics]
-            evaluate([str(request.out / cell.name), *metrics, "--rank=0", "--world=1"])
-        return outcome(Run(request.out / cell.name), [s.name for s in cli.datamodule.all_shards], code)
-    except ConfigError as error:
-        return Outcome(BAD_CONFIGURATION, str(error))
-    except TooManyFailed as error:
-        return Outcome(TOO_MANY_FAILED, str(error))
-    except (Stopped, OutputError):
-        raise
-    except Exception as error:
-        log.exception("cell %s crashed", cell.name)
-        return Outcome(CRASHED, f"{type(error).__name__}: {error}")
-    finally:
-        lock.release(remove=True)
-
-
-def _parsed(argv: list[str]) -> Any:
-    """The parser of a run; what jsonargparse says of bad options before it exits is the ConfigError's."""
-    from reddiff_pl.restoring.command import parse_restore
-
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return parse_restore(argv)
-    except SystemExit as error:
-        if not error.code:
-            raise
-        found = re.search(r"error: (.*)", said.getvalue(), re.DOTALL)
-        raise ConfigError(" ".join((found[1] if found else said.getvalue()).split())) from error
+    judged = None
+    if request.metrics is not None:
+        judged = [] if request.metrics == "all" else ["--metrics", request.metrics]
+    argvs = {cell.name: options(cell, request.grid, base, request.out) for cell in request.cells}
+    return run(Work(request.out, argvs, judged, save, end), rank, world)
