@@ -39,6 +39,7 @@ commands:
   compare    runs beside each other: differences with their intervals, and the same images in one picture
   report     one HTML file about a run: pictures, metrics, speed, failures
   sweep      restore under every combination of some options: a table and a picture
+  tables     the tasks of a paper's tables (RED-diff's, DAPS's) for several samplers, beside what was published
   export     the restored images as plain files, under the inputs' own names
   configs    the configurations that ship; `configs show NAME` prints one
   submit     run `restore` on a SLURM cluster
@@ -68,6 +69,7 @@ COMMANDS = {
     "compare": "reddiff_pl.evaluation.compare:compare",
     "report": "reddiff_pl.report.command:report",
     "sweep": "reddiff_pl.sweep.command:sweep",
+    "tables": "reddiff_pl.suites.command:tables",
     "export": "reddiff_pl.exporting.command:export",
     "configs": "reddiff_pl.options.configs:configs",
     "submit": "reddiff_pl.cluster.submit:submit",

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 # a room may import itself and what stands in the lines below its own
 LAYERS = [
     {"__main__", "__init__"},  # which gathers names, imported when they are wanted
+    {"suites"},
     {"sweep", "demo", "bench", "restorer", "integrations"},
     {"cluster", "report"},
     {"restoring", "evaluation", "training"},

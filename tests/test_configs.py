@@ -13,7 +13,8 @@ from helpers import CONFIGS, VAL_SHARD, task_options
 import reddiff_pl.samplers
 from reddiff_pl.restoring.options import RestoreCLI
 
-FILES = sorted(CONFIGS.rglob("*.yaml"))
+# suites are no options, and are what tests/suites is about
+FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "suites")
 TRAININGS = [path for path in FILES if path.parent.name == "fit"]
 RESTORATIONS = [path for path in FILES if path not in TRAININGS]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import yaml
 
 from reddiff_pl.errors import ConfigError
-from reddiff_pl.options.parser import Parser
+from reddiff_pl.options.parser import Parser, refuse_misspelt
 from reddiff_pl.restoring.short import expand
 
 DESCRIPTION = """Submit a restoration to SLURM: an array of independent one-GPU tasks, or one job with many of them.
@@ -19,6 +18,7 @@ DESCRIPTION = """Submit a restoration to SLURM: an array of independent one-GPU 
 The options below are submit's; all others go to `reddiff restore` unchanged. After a --, all do:
   reddiff submit --tasks 16 --throttle 8 --time 04:00:00 --partition gpu \\
     --config configs/tasks/inpainting_random.yaml --data.shards 'shards/*.tar' --out out/
+After `-- tables`, they are those of `reddiff tables`, whose cells the tasks share.
 Submit again, with any number of tasks, to go on with what is left. The scripts go to OUT/slurm, to be read, edited
 and submitted with sbatch; with them what SLURM and the tasks print. slurm/README.md says more."""
 
@@ -73,7 +73,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         options, restore = parser.parse_args(argv[:cut]), argv[cut + 1 :]
     else:
         options, restore = parser.parse_known_args(argv)
-        _refuse_misspelt(restore, [name for action in parser._actions for name in action.option_strings])
+        # --tasks and --partition are others
+        refuse_misspelt(restore, parser, ("--task", "--perception"))
     if options.multinode and (options.throttle or options.max_array_size):
         raise ConfigError("--throttle, --max-array-size: an array's; leave them out with --multinode")
     return options, restore
@@ -83,18 +84,6 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text}")
     return int(text)
-
-
-def _refuse_misspelt(restore: Sequence[str], own: Sequence[str]) -> None:
-    """`restore` would refuse --partion too, but only after hours in the queue."""
-    for item in restore:
-        name = item.partition("=")[0]
-        if name in ("--task", "--perception"):  # of restore; --tasks and --partition are others
-            continue
-        if name.startswith("--") and (near := difflib.get_close_matches(name, own, 1, 0.85)):
-            raise ConfigError(
-                f"{name}: did you mean {near[0]}? If it is an option of restore, put a -- before"
-            )
 
 
 def restore_options(restore: Sequence[str]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ def fill(
     command: str,
     arguments: Sequence[str],
     export: str | None = None,
+    what: str | None = None,
 ) -> str:
     """Fill a script in.
 
@@ -33,6 +34,7 @@ def fill(
         command: how the program is called.
         arguments: its options.
         export: variables to export.
+        what: the command, where it is not the script's own.
 
     Raises:
         ConfigError: the script has lost the place of one of these.
@@ -54,6 +56,8 @@ def fill(
     if setup:
         text = _replace(text, r"#\. \.venv/bin/activate", setup)
     text = _replace(text, r"reddiff=\(reddiff\)", f"reddiff=({command})")
+    if what:
+        text = _replace(text, "what=restore", f"what={what}")
     if export:
         text = _replace(text, r"#export REDDIFF_ARRAY_OFFSET=.*", f"export {export}")
     return _replace(text, r"#set -- .*", f"set -- {_wrapped(arguments)}")

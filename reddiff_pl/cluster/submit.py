@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reddiff_pl.cluster.launch import option
 from reddiff_pl.cluster.options import parse, restore_options
 from reddiff_pl.cluster.sbatch import fill
 from reddiff_pl.errors import ConfigError
@@ -23,6 +24,7 @@ from reddiff_pl.shards.plan import plan
 
 ARRAY, MULTINODE, FOLLOW_UP = "restore.sbatch", "restore_multinode.sbatch", "follow_up.sbatch"
 DEFAULT_MAX_ARRAY_SIZE = 1001  # SLURM's own
+CELLS = "tables"  # the other command that can be submitted
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ def submit(argv: list[str]) -> int:
         ConfigError: an option is wrong, there is no sbatch, or it refuses.
     """
     options, restore = parse(argv)
+    if restore[:1] == [CELLS]:
+        return _submit_cells(options, restore[1:])
     given = restore_options(restore)
     if given.get("out") is None:
         raise ConfigError("--out: needed; it may also stand in a --config")
@@ -61,12 +65,44 @@ def submit(argv: list[str]) -> int:
         raise ConfigError(
             "--overwrite: each task would, at each start; delete the directory and leave it out"
         )
-    if not options.dry_run and shutil.which("sbatch") is None:
-        raise ConfigError("sbatch: not found; submit on a machine with SLURM, or look with --dry-run")
+    _check_slurm(options)
     run = Run(str(given["out"]))
     tasks = options.multinode[0] * options.multinode[1] if options.multinode else options.tasks
     scripts = _scripts(options, restore, run)
-    if not _print_plan(run, given, tasks) and not given.get("retry-failed"):
+    left = _print_plan(run, given, tasks)
+    return _go(options, run, scripts, bool(left or given.get("retry-failed")))
+
+
+def _submit_cells(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    """Submit `reddiff tables`, whose tasks share its cells.
+
+    Raises:
+        ConfigError: as `submit`; what `tables` says of its options.
+    """
+    out = option(arguments, "out")
+    if out is None:
+        raise ConfigError("--out: needed")
+    if options.follow_up:
+        raise ConfigError(f"--follow-up: the last task of {CELLS} judges and writes them; leave it out")
+    _check_slurm(options)
+    run = Run(str(out))
+    scripts = _scripts(options, arguments, run, CELLS)
+    command = [*python_command(), CELLS, "--dry-run", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise ConfigError(done.stderr.strip().rpartition("error: ")[2] or f"{CELLS} --dry-run failed")
+    print(done.stdout, end="")
+    return _go(options, run, scripts, any(line.endswith("to do") for line in done.stdout.splitlines()))
+
+
+def _check_slurm(options: argparse.Namespace) -> None:
+    if not options.dry_run and shutil.which("sbatch") is None:
+        raise ConfigError("sbatch: not found; submit on a machine with SLURM, or look with --dry-run")
+
+
+def _go(options: argparse.Namespace, run: Run, scripts: Sequence[tuple[Path, str]], anything: bool) -> int:
+    """Submit the scripts, or print them, if there is anything to do."""
+    if not anything:
         print("nothing is left to do; nothing is submitted")
         return 0
     if options.dry_run:
@@ -92,7 +128,9 @@ def _print_plan(run: Run, given: Mapping[str, Any], tasks: int) -> int:
     return left
 
 
-def _scripts(options: argparse.Namespace, restore: Sequence[str], run: Run) -> list[tuple[Path, str]]:
+def _scripts(
+    options: argparse.Namespace, restore: Sequence[str], run: Run, what: str | None = None
+) -> list[tuple[Path, str]]:
     """The scripts to submit, in order: (path, text)."""
     folder = run.out.absolute() / "slurm"
     place: dict[str, str | None] = {"chdir": str(Path.cwd())}
@@ -114,6 +152,7 @@ def _scripts(options: argparse.Namespace, restore: Sequence[str], run: Run) -> l
             resources,
             options.sbatch_arg,
             arguments=restore,
+            what=what,
             **lines,
         )
         scripts = [(folder / MULTINODE, text)]
@@ -124,7 +163,7 @@ def _scripts(options: argparse.Namespace, restore: Sequence[str], run: Run) -> l
             whole = f"REDDIFF_ARRAY_OFFSET={array.offset} REDDIFF_WORLD={options.tasks}"
             text = fill(
                 ARRAY, resources, options.sbatch_arg, arguments=restore,
-                export=None if array.count == options.tasks else whole, **lines,
+                export=None if array.count == options.tasks else whole, what=what, **lines,
             )  # fmt: skip
             name = ARRAY if not array.offset else ARRAY.replace(".", f"-{array.offset}.")
             scripts.append((folder / name, text))

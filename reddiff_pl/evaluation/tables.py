@@ -196,10 +196,17 @@ _TEX = {
     "±": r"$\pm$",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "→": r"$\rightarrow$",
+    "|": r"\textbar{}",
     "<": r"$<$",
     ">": r"$>$",
     **{c: f"\\{c}" for c in "&%$#_{}"},
 }
+
+
+def tex_text(text: str) -> str:
+    """A text for LaTeX, in one line."""
+    return "".join(_TEX.get(c, c) for c in " ".join(text.split()))
 
 
 def tex(head: Sequence[str], rows: Sequence[Sequence[str]], bold: Sequence[tuple[int, int]] = ()) -> str:
@@ -212,7 +219,7 @@ def tex(head: Sequence[str], rows: Sequence[Sequence[str]], bold: Sequence[tuple
     """
 
     def cell(text: str, strong: bool = False) -> str:
-        escaped = "".join(_TEX.get(c, c) for c in " ".join(text.split()))
+        escaped = tex_text(text)
         return f"\\textbf{{{escaped}}}" if strong else escaped
 
     lines = [

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import re
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from reddiff_pl.errors import ConfigError
@@ -34,3 +36,25 @@ def natural(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) < 1_000_000:
         raise argparse.ArgumentTypeError(f"must be a positive number, got {text}")
     return int(text)
+
+
+def refuse_misspelt(rest: Sequence[str], parser: argparse.ArgumentParser, meant: Collection[str]) -> None:
+    """Options that go on to `restore` but are almost the parser's own: it would refuse them, after hours in a queue.
+
+    Args:
+        rest: what the parser does not know.
+        parser: the parser.
+        meant: options of `restore` that come near one of its own.
+
+    Raises:
+        ConfigError: what was most likely meant.
+    """
+    own = [name for action in parser._actions for name in action.option_strings]
+    for item in rest:
+        name = item.partition("=")[0]
+        if name in meant or not name.startswith("--"):
+            continue
+        if near := difflib.get_close_matches(name, own, 1, 0.85):
+            raise ConfigError(
+                f"{name}: did you mean {near[0]}? If it is an option of restore, put a -- before"
+            )

@@ -80,7 +80,7 @@ def run(work: Work, rank: int, world: int) -> int:
         time.sleep(0.2)
     try:
         # under the lock, so that the last process to end writes what all have done
-        outcomes |= {name: there for name in _held(outcomes) if (there := _there(work, name))}
+        outcomes |= {name: seen for name in _held(outcomes) if (seen := there(work, name))}
         stop.check()
         work.end(outcomes)
     finally:
@@ -98,14 +98,14 @@ def _look_again(work: Work, outcomes: dict[str, Outcome]) -> None:
     while held := _held(outcomes):
         for name in held:
             stop.check()
-            outcomes[name] = _there(work, name) or _restore(work, name)
+            outcomes[name] = there(work, name) or _restore(work, name)
         if time.monotonic() > until:
             return
         time.sleep(0.2)
 
 
-def _there(work: Work, name: str) -> Outcome | None:
-    """A cell that another process holds, as its files have it; None while something is left to do."""
+def there(work: Work, name: str) -> Outcome | None:
+    """A cell as its files have it, whoever wrote them; None while something is left to do."""
     run = Run(work.out / name)
     try:
         shards = list(planned_shards(run))

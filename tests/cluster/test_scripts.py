@@ -109,6 +109,20 @@ def test_the_plan_counts_what_is_left(dry, reddiff):
     assert code == 0 and "#SBATCH" in printed
 
 
+def test_tables_are_shared_by_the_tasks(reddiff):
+    tables = ["tables", "--suite", "daps", "--samplers", "reddiff", "--set", "hdr.seed=1", "--out", "o ut"]
+    code, printed = reddiff("submit", "--dry-run", "--tasks", "3", "--time=1:00:00", "--", *tables)
+    assert code == 0 and not Path("o ut").exists()
+    plan, _, script = printed.partition("/slurm/restore.sbatch\n")
+    assert sum(line.endswith("to do") for line in plan.splitlines()) == 10, "four seeds of one task"
+    assert "--array=0-2" in directives(script) and words(script, "$what") == ["tables"]
+    assert words(script, "$@") == tables[1:]
+    code, printed = reddiff("submit", "--dry-run", "--tasks", "3", "--", *tables, "--task", "hdr")
+    assert code == 2 and "--task: did you mean --tasks" in printed and printed.count("\n") == 1
+    code, printed = reddiff("submit", "--dry-run", "--tasks=3", "--follow-up", "--", *tables)
+    assert code == 2 and "--follow-up: the last task" in printed
+
+
 def test_options_reach_their_places(dry):
     _, scripts = dry(
         *("--tasks", "3", "--throttle", "2", "--partition", "gpu", "--account=me", "--time", "01:00:00"),

@@ -1,0 +1,1 @@
+"""Tables of papers: suites of tasks, for several samplers, beside what was published."""
