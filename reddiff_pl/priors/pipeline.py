@@ -2,20 +2,16 @@
 
 The sampler works on latents; texts are conditions, which travel as labels: `condition` says what each label stands for.
 
-A consistency network f(x_t, t) = c_skip x_t + c_out x0 (LCM) answers with an image where others answer with the mean of
-all that it may be; as a denoiser it takes 4 to 8 evaluations (`samplers.DiffPIR` with zeta 1 renoises it afresh).
-
 References:
     High-Resolution Image Synthesis with Latent Diffusion Models | https://arxiv.org/abs/2112.10752
     Latent Consistency Models | https://arxiv.org/abs/2310.04378
-    LATINO-PRO: LAtent consisTency INverse sOlver with PRompt Optimization | https://arxiv.org/abs/2503.12615
     FLAIR: Solving Inverse Problems with Flow-based Image Priors | https://arxiv.org/abs/2506.02680
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -23,7 +19,8 @@ import torch
 from torch import Tensor
 
 from reddiff_pl.errors import ConfigError
-from reddiff_pl.priors.base import Prior, Texts, labels_of, linear_abar, per_image
+from reddiff_pl.priors.base import Prior, Texts, labels_of, linear_abar
+from reddiff_pl.priors.consistency import InSigma, consistency_of
 from reddiff_pl.priors.families import Call, family_of
 from reddiff_pl.priors.guidance import Guidance
 from reddiff_pl.priors.latent import Latent
@@ -153,7 +150,9 @@ class TextToImage(Prior):
         self.register_buffer(
             "abar", linear_abar() if self.kind == "flow" else abar_from(scheduler), persistent=False
         )
-        self.consistency = consistency_of(scheduler)
+        consistency = consistency_of(scheduler)
+        assert not isinstance(consistency, InSigma)  # `abar_from` refuses its scheduler
+        self.consistency = consistency
         self.text = Words(folder, self.family, index, self.network, self.dtype, _OPTION)
         flux = self.family.network == "FluxTransformer2DModel"
         self.pixels = pixels
@@ -178,7 +177,7 @@ class TextToImage(Prior):
     def settings(self) -> str:
         network: Any = self.network
         config = {key: value for key, value in network.config.items() if not key.startswith("_")}
-        more = [self.texts, self.strength, str(self.dtype), self.kind, self.consistency, self.text.digest()]
+        more = [self.texts, self.strength, str(self.dtype), self.kind, str(self.consistency), self.text.digest()]
         return json.dumps([*more, self.fully_convolutional, config], sort_keys=True, default=str)
 
     def condition(self, texts: Sequence[Texts]) -> Tensor:
@@ -226,18 +225,7 @@ class TextToImage(Prior):
         eps = eps_from(output, x_t, abar, self.kind)
         if self.consistency is None:
             return eps
-        scaling, data = self.consistency
-        c_skip = per_image((data**2 / ((scaling * t.double()) ** 2 + data**2)).float(), x_t)
-        x0 = (x_t - sigma * eps) / alpha
-        # x0 <- c_skip x_t + sqrt(1 - c_skip) x0
-        return (x_t - alpha * (c_skip * x_t + (1 - c_skip).sqrt() * x0)) / sigma
-
-
-def consistency_of(scheduler: Mapping[str, Any]) -> tuple[float, float] | None:
-    """How an LCM network joins its input and its guess: timestep_scaling and sigma_data; None for other networks."""
-    if scheduler.get("_class_name") != "LCMScheduler":
-        return None
-    return float(scheduler.get("timestep_scaling") or 10.0), 0.5
+        return self.consistency.eps(eps, x_t, t, abar)
 
 
 def _factor(folder: Path) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.priors import eps_error
 from reddiff_pl.priors.base import Prior, labels_of
+from reddiff_pl.priors.consistency import InSigma, consistency_of
 from reddiff_pl.priors.forward import Forward, Precision
 from reddiff_pl.priors.loading import find_folder, load_network, part, scheduler_config
 from reddiff_pl.priors.prediction import Prediction, checked, eps_from
@@ -25,6 +26,9 @@ _OPTION = "model.prior.init_args.path"
 
 class UNet(Prior):
     """A `diffusers.UNet2DModel` with the schedule it was trained with.
+
+    With an LCMScheduler or a CMStochasticIterativeScheduler it is a consistency network, see
+    `reddiff_pl.priors.consistency`.
 
     Args:
         path: a folder with config.json and safetensors weights as `save_pretrained` writes it, or a pipeline's
@@ -94,9 +98,17 @@ class UNet(Prior):
             **({"trained_betas": None} if given else {}),
             **given,
         }
-        self.register_buffer("abar", abar_from(schedule), persistent=False)
+        self.consistency = consistency_of(schedule)
+        in_sigma = self.consistency if isinstance(self.consistency, InSigma) else None
+        if in_sigma and (given or prediction_type):
+            name = next(iter([*given, "prediction_type"]))
+            raise ConfigError(
+                f"model.prior.init_args.{name}: a network with a CMStochasticIterativeScheduler has none"
+            )
+        abar = in_sigma.abar() if in_sigma else abar_from(schedule)
+        self.register_buffer("abar", abar, persistent=False)
         self.prediction_type = checked(prediction_type or schedule.get("prediction_type", "epsilon"))
-        self.errors = eps_error.read(folder)
+        self.errors = None if in_sigma else eps_error.read(folder)  # it is asked by timestep
         until = -1 if self.errors is None else self.errors.good_until("fp8")
         self.forward_pass = Forward(self.network, self.shape[0], precision, fused, graph, compile, until)
 
@@ -104,6 +116,8 @@ class UNet(Prior):
         network: Any = self.network
         config = {key: value for key, value in network.config.items() if not key.startswith("_")}
         more: list[Any] = [self.prediction_type, self.default_label, self.fully_convolutional]
+        if self.consistency is not None:
+            more.append(str(self.consistency))
         if self.precision == "auto" and self.errors is not None:
             more.append(asdict(self.errors))
         return json.dumps([self.precision, config, *more], sort_keys=True, default=str)
@@ -113,8 +127,12 @@ class UNet(Prior):
         x_t = x_t.float()
         height, width = x_t.shape[-2:]
         x = self._padded(x_t) if tuple(x_t.shape[1:]) != self.shape else x_t
+        abar, of = self.abar[t], self.consistency
+        if isinstance(of, InSigma):
+            return of.eps(self.forward_pass(*of.asked(x, abar), labels)[..., :height, :width], x_t, abar)
         output = self.forward_pass(x, t, labels)[..., :height, :width]
-        return eps_from(output, x_t, self.abar[t], self.prediction_type)
+        eps = eps_from(output, x_t, abar, self.prediction_type)
+        return eps if of is None else of.eps(eps, x_t, t, abar)
 
     def calls(self, images: int, most: int, like: Tensor) -> list[int]:
         return self.forward_pass.calls(images, most, like) or super().calls(images, most, like)
