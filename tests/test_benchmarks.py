@@ -10,7 +10,7 @@ import torch
 from helpers import VAL_SHARD
 
 from benchmarks import jobs as j
-from benchmarks import methods, precision, quality, table
+from benchmarks import families, methods, precision, quality, table
 from benchmarks.plug_and_play import plug_and_play
 from reddiff_pl.physics import Denoising
 from reddiff_pl.priors import FFDNet
@@ -105,3 +105,12 @@ def test_precisions_are_compared_photo_by_photo(tmp_path):
     lines = precision.table(rows, ["32", "bf16", "fp8"]).splitlines()
     assert lines[2] == "| a | 25.000 | -0.150 ± 0.150 | exit code 1: why |"
     assert lines[3] == "| exact | inf | +0.000 ± 0.000 | 55.000 dB |"
+
+
+def test_networks_of_pipelines_are_timed(tmp_path):
+    argv = ["--out", str(tmp_path), "--networks", "tiny", "tiny3", "--seconds", "0.1", "--ways"]
+    assert families.main([*argv, "eager", "ours"]) == 0
+    lines = (tmp_path / "families.md").read_text().splitlines()
+    assert [line.split(" | ")[2] for line in lines[2:]] == ["eager", "ours"] * 2
+    rows = json.loads((tmp_path / "families.json").read_text())["rows"]
+    assert all(row["error"] < 1e-5 and row["tflops"] > 0 for row in rows)  # on the CPU both are diffusers' own

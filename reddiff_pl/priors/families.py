@@ -75,18 +75,27 @@ class Family:
     tokens: int | None = None
 
 
-def _stable_diffusion(network: Any, asked: Call) -> Tensor:
+def stable_diffusion(network: Any, asked: Call) -> Tensor:
+    """What a UNet2DConditionModel predicts, (B, C, H, W)."""
+    given = stable_diffusion_conditions(network, asked)
+    return network(asked.x, asked.time, encoder_hidden_states=asked.words, return_dict=False, **given)[0]
+
+
+def stable_diffusion_conditions(network: Any, asked: Call) -> dict[str, Any]:
+    """What a UNet2DConditionModel is told beside the time and the words: SDXL's sizes, an LCM's guidance."""
     given: dict[str, Any] = {}
     if (width := network.config.time_cond_proj_dim) is not None:
         given["timestep_cond"] = _strength(asked.strength - 1, width, asked.x)
     if asked.pooled is not None:
-        height, width = (side * asked.pixels for side in asked.x.shape[-2:])
-        sizes = torch.tensor([height, width, 0, 0, height, width], dtype=asked.x.dtype, device=asked.x.device)
+        # filled where it is: a captured graph takes nothing from the host
+        sizes = asked.x.new_zeros(6)
+        for i, side in enumerate(asked.x.shape[-2:]):
+            sizes[i::4] = side * asked.pixels
         given["added_cond_kwargs"] = {
             "text_embeds": asked.pooled,
             "time_ids": sizes.expand(len(asked.x), -1),
         }
-    return network(asked.x, asked.time, encoder_hidden_states=asked.words, return_dict=False, **given)[0]
+    return given
 
 
 def _strength(strength: float, width: int, like: Tensor) -> Tensor:
@@ -138,7 +147,7 @@ def _flux(network: Any, asked: Call) -> Tensor:
 
 
 _SD = Family(
-    "StableDiffusionPipeline", "unet", "UNet2DConditionModel", {"text_encoder": CLIP}, _stable_diffusion
+    "StableDiffusionPipeline", "unet", "UNet2DConditionModel", {"text_encoder": CLIP}, stable_diffusion
 )
 FAMILIES: dict[str, Family] = {
     "StableDiffusionPipeline": _SD,
@@ -148,7 +157,7 @@ FAMILIES: dict[str, Family] = {
         "unet",
         "UNet2DConditionModel",
         {"text_encoder": CLIP, "text_encoder_2": CLIP_PROJECTED},
-        _stable_diffusion,
+        stable_diffusion,
     ),
     "StableDiffusion3Pipeline": Family(
         "StableDiffusion3Pipeline",

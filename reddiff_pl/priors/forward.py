@@ -86,9 +86,7 @@ class Forward:
 
     def calls(self, images: int, most: int, like: Tensor) -> list[int] | None:
         """As `reddiff_pl.priors.Prior.calls`, by `few_sizes`; None where any number is as good."""
-        if not (like.is_cuda and (self.graph or self.compiled)) or torch.is_grad_enabled():
-            return None
-        return [most] * -(-images // most) if self.compiled else few_sizes(images, most)
+        return most_at_a_time(images, most, like, self.graph or self.compiled, self.compiled)
 
     def release(self) -> None:
         """Give up captured graphs, and their memory."""
@@ -166,6 +164,21 @@ class Forward:
 def _cuda() -> torch.device:
     """The device that restorations will run on."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def most_at_a_time(images: int, most: int, like: Tensor, captured: bool, compiled: bool) -> list[int] | None:
+    """In how many at a time images are best evaluated; None where any number is as good.
+
+    Args:
+        images: how many there are.
+        most: how many may be evaluated at a time.
+        like: images; only their device counts.
+        captured: each number is captured, or compiled, when it comes up first.
+        compiled: that takes so long that there should be one only.
+    """
+    if not (like.is_cuda and captured) or torch.is_grad_enabled():
+        return None
+    return [most] * -(-images // most) if compiled else few_sizes(images, most)
 
 
 def few_sizes(images: int, most: int) -> list[int]:

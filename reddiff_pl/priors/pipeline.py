@@ -20,6 +20,7 @@ from torch import Tensor
 
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.priors.base import Prior, Texts, labels_of, linear_abar
+from reddiff_pl.priors.conditional import ConditionalForward
 from reddiff_pl.priors.consistency import InSigma, consistency_of
 from reddiff_pl.priors.families import Call, family_of
 from reddiff_pl.priors.guidance import Guidance
@@ -59,7 +60,10 @@ class Pipeline(Latent):
         autoencoder_precision: of the autoencoder: "32", or "bf16" and "16" under autocast.
         fully_convolutional: show the network latents of any size at once instead of windows.
         checkpoint: keep less of the decoder for its gradient, at the price of another decoding.
-        compile: torch.compile the network, for minutes.
+        fused: on CUDA, but for 32: UNets by the kernels of `priors/fused`, the blocks of transformers compiled, once
+            for each kind; false, or for networks that these do not know: diffusers' own forward pass.
+        graph: on CUDA, replay the evaluation as a CUDA graph, captured once for each shape of a batch.
+        compile: torch.compile the whole network instead, for minutes.
 
     Raises:
         ConfigError: no known pipeline at `path`, or options that do not fit it.
@@ -80,12 +84,22 @@ class Pipeline(Latent):
         autoencoder_precision: Literal["32", "bf16", "16"] = "32",
         fully_convolutional: bool = False,
         checkpoint: bool = True,
+        fused: bool = True,
+        graph: bool = True,
         compile: bool = False,
     ) -> None:
         folder = find_folder(path, False)
         own = folder / "vae"
         network = TextToImage(
-            folder, (prompt, negative_prompt), embedded_guidance, size, _factor(own), precision, compile
+            folder,
+            (prompt, negative_prompt),
+            embedded_guidance,
+            size,
+            _factor(own),
+            precision,
+            fused,
+            graph,
+            compile,
         )
         network.fully_convolutional = network.any_size = fully_convolutional
         prior: Prior = network if guidance_scale == 1 else Guidance(network, guidance_scale)
@@ -113,7 +127,9 @@ class TextToImage(Prior):
         size: side of the images, in pixels.
         pixels: how many of them a latent stands for, along an axis.
         precision: of the weights.
-        compile: torch.compile the network.
+        fused: as `Pipeline` has it.
+        graph: as `Pipeline` has it.
+        compile: as `Pipeline` has it.
     """
 
     words = True
@@ -127,6 +143,8 @@ class TextToImage(Prior):
         size: int | None,
         pixels: int,
         precision: WeightsPrecision,
+        fused: bool,
+        graph: bool,
         compile: bool,
     ) -> None:
         super().__init__()
@@ -168,16 +186,23 @@ class TextToImage(Prior):
         self.strength = strength if strength is not None else (3.5 if flux else 8.5)
         self.texts, self.fully_convolutional = texts, False
         self.table: dict[str, Tensor] | None = None
-        self.evaluate: Any = self.family.call
-        if compile:
-            self.evaluate = torch.compile(self.family.call, dynamic=False)
+        self.evaluate = ConditionalForward(
+            self.network, self.family.call, self.shape[0], fused, graph, compile
+        )
         if precision == "32":
             full_precision()
 
     def settings(self) -> str:
         network: Any = self.network
         config = {key: value for key, value in network.config.items() if not key.startswith("_")}
-        more = [self.texts, self.strength, str(self.dtype), self.kind, str(self.consistency), self.text.digest()]
+        more = [
+            self.texts,
+            self.strength,
+            str(self.dtype),
+            self.kind,
+            str(self.consistency),
+            self.text.digest(),
+        ]
         return json.dumps([*more, self.fully_convolutional, config], sort_keys=True, default=str)
 
     def condition(self, texts: Sequence[Texts]) -> Tensor:
@@ -207,6 +232,12 @@ class TextToImage(Prior):
         assert self.table is not None
         return label + len(self.table["words"]) // 2
 
+    def calls(self, images: int, most: int, like: Tensor) -> list[int]:
+        return self.evaluate.calls(images, most, like) or super().calls(images, most, like)
+
+    def release(self) -> None:
+        self.evaluate.release()
+
     def eps(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         if self.table is None:
             self.condition([])
@@ -221,7 +252,7 @@ class TextToImage(Prior):
             x = padded(x, self.multiple)
         pooled = self.table["pooled"][labels] if "pooled" in self.table else None
         asked = Call(x.to(self.dtype), time, self.table["words"][labels], pooled, self.pixels, self.strength)
-        output = self.evaluate(self.network, asked)[:, : self.shape[0], :height, :width].float()
+        output = self.evaluate(asked)[..., :height, :width]
         eps = eps_from(output, x_t, abar, self.kind)
         if self.consistency is None:
             return eps

@@ -16,7 +16,12 @@ from reddiff_pl.physics import Inpainting, bind
 from reddiff_pl.priors import UNet, linear_abar
 from reddiff_pl.samplers import DiffPIR, SeededNoise, run
 
-CM = {"_class_name": "CMStochasticIterativeScheduler", "sigma_min": 0.02, "sigma_max": 60.0, "clip_denoised": False}
+CM = {
+    "_class_name": "CMStochasticIterativeScheduler",
+    "sigma_min": 0.02,
+    "sigma_max": 60.0,
+    "clip_denoised": False,
+}
 LCM = {"_class_name": "LCMScheduler", "timestep_scaling": 8.0, "clip_sample": False}
 
 
@@ -50,7 +55,11 @@ def test_in_sigma_it_is_what_diffusers_does(tmp_path: Path, t: int) -> None:
 def test_at_timesteps_it_is_what_diffusers_does(tmp_path: Path, prediction: str, t: int) -> None:
     network = tiny_unet(tmp_path, scheduler=LCM | {"prediction_type": prediction})
     prior = UNet(str(tmp_path), precision="32")
-    schedule = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}  # LCMScheduler's own is another
+    schedule = {
+        "beta_start": 1e-4,
+        "beta_end": 0.02,
+        "beta_schedule": "linear",
+    }  # LCMScheduler's own is another
     scheduler = LCMScheduler.from_config(LCM | schedule | {"prediction_type": prediction})
     scheduler.set_timesteps(1, original_inference_steps=1)
     scheduler.timesteps = torch.tensor([t])

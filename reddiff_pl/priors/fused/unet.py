@@ -45,7 +45,8 @@ class FusedUNet:
     ) -> None:
         self.network = network
         self.dtype, self.channels, self.operands, self.exact_blocks = dtype, channels, operands, exact_blocks
-        embeddings = [network.time_embedding, network.class_embedding]
+        names = ("time_embedding", "class_embedding", "add_embedding")
+        embeddings = [getattr(network, name, None) for name in names]
         exact = {module for part in embeddings if part is not None for module in part.modules()}
         modules: list[Any] = list(network.modules())
         self.halves = {
@@ -89,12 +90,12 @@ class FusedUNet:
     def _join(self, modules: list[Any]) -> None:
         """One matrix for q, k and v, and one for the projections of t of all residual blocks."""
         resnets = [m for m in modules if type(m).__name__ == "ResnetBlock2D"]
-        attentions = [m for m in modules if type(m).__name__ == "Attention"]
+        attentions = [m for m in modules if type(m).__name__ == "Attention" and not m.is_cross_attention]
         projections = [resnet.time_emb_proj for resnet in resnets]
-        self.project = _joined(projections)
+        self.project = joined(projections)
         starts = list(itertools.accumulate((p.out_features for p in projections), initial=0))
         self.columns = {id(resnet): starts[i : i + 2] for i, resnet in enumerate(resnets)}
-        self.qkv = {id(a): _joined([a.to_q, a.to_k, a.to_v]) for a in attentions}
+        self.qkv = {id(a): joined([a.to_q, a.to_k, a.to_v]) for a in attentions}
         # of the two convolutions that are added at the end of a block
         self.biases = {id(r): _sum(r.conv2.bias, getattr(r.conv_shortcut, "bias", None)) for r in resnets}
 
@@ -234,7 +235,7 @@ def _sum(a: Tensor, b: Tensor | None) -> Tensor:
     return a if b is None else a + b
 
 
-def _joined(layers: list[nn.Linear]) -> tuple[Tensor, Tensor | None]:
+def joined(layers: list[nn.Linear]) -> tuple[Tensor, Tensor | None]:
     """The layers as one, (sum of outputs, inputs) and its bias; their own weights become views of it."""
     weight = torch.cat([layer.weight.data for layer in layers])
     for layer, part in zip(layers, weight.split([layer.out_features for layer in layers]), strict=True):
