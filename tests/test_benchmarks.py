@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from helpers import VAL_SHARD
 
-from benchmarks import jobs as j
 from benchmarks import families, methods, precision, quality, table
+from benchmarks import jobs as j
 from benchmarks.plug_and_play import plug_and_play
 from reddiff_pl.physics import Denoising
 from reddiff_pl.priors import FFDNet
@@ -113,4 +113,6 @@ def test_networks_of_pipelines_are_timed(tmp_path):
     lines = (tmp_path / "families.md").read_text().splitlines()
     assert [line.split(" | ")[2] for line in lines[2:]] == ["eager", "ours"] * 2
     rows = json.loads((tmp_path / "families.json").read_text())["rows"]
-    assert all(row["error"] < 1e-5 and row["tflops"] > 0 for row in rows)  # on the CPU both are diffusers' own
+    assert all(
+        row["error"] < 1e-5 and row["tflops"] > 0 for row in rows
+    )  # on the CPU both are diffusers' own
