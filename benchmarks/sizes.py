@@ -97,12 +97,15 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--folder", default="/tmp/sizes", help="for inputs and outputs")
     parser.add_argument("--count", type=int, default=200, help="images of a job")
+    parser.add_argument("--jobs", default="", help="comma-separated beginnings of the names of jobs (default: all)")
     parser.add_argument("--evaluations", type=int, default=20)
     parser.add_argument("--batch_size", type=int, default=16)
     options = parser.parse_args(argv)
     tiles, rows = photos(), []
     each = network_seconds(1)
     for name, sizes, batch, task in jobs(options.count, options.batch_size):
+        if not name.startswith(tuple(options.jobs.split(","))):
+            continue
         shard, out = Path(options.folder, f"{name}.tar"), Path(options.folder, name)
         shard.parent.mkdir(parents=True, exist_ok=True)
         content = []

@@ -34,16 +34,20 @@ class EpsError:
     draws: int
     device: str
 
-    def good_until(self, precision: str, bound: float = BOUND) -> int:
-        """The largest t up to which a precision is within the bound of float32 wherever it was measured; -1: none."""
+    def good_range(self, precision: str, bound: float = BOUND) -> tuple[int, int] | None:
+        """First and last t of the longest run of measured levels at which a precision is within the bound of float32.
+
+        A range, not all up to some t: rounding shows where an error is small, at large t, and where what is left of
+        the noise is hardly more than the roundings of the image, at the smallest.
+        """
         if precision not in self.errors or "32" not in self.errors:
-            return -1
-        good = -1
+            return None
+        longest: list[int] = []
+        run: list[int] = []
         for t, value, exact in zip(self.timesteps, self.errors[precision], self.errors["32"], strict=True):
-            if value > (1 + bound) * exact:
-                break
-            good = t
-        return good
+            run = [*run, t] if value <= (1 + bound) * exact else []
+            longest = max(longest, run, key=len)
+        return (longest[0], longest[-1]) if longest else None
 
 
 def write(folder: Path, table: EpsError) -> None:

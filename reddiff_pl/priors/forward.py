@@ -22,8 +22,8 @@ _PRECISION = "model.prior.init_args.precision"
 
 Precision = Literal["auto", "32", "bf16", "16", "fp8"]
 
-# the last residual blocks stay in 16 bits where `auto` chooses 8: they make two thirds of the error
-EXACT_BLOCKS = 2
+# the first and the last residual blocks that stay in 16 bits where `auto` chooses 8: they make nearly all of the error
+EXACT_BLOCKS = (1, 2)
 
 
 class Forward:
@@ -33,7 +33,7 @@ class Forward:
         network: a UNet2DModel, or another one that is called like it. Its owner moves it between devices.
         channels: of the output that are wanted.
         precision, fused, graph, compile: as `reddiff_pl.priors.UNet` has them.
-        eight_bits_until: with `auto`, the largest t at which 8 bits are as good as float32; -1: none.
+        eight_bits: with `auto`, the first and the last t at which 8 bits are as good as float32; None: nowhere.
 
     Attributes:
         evaluations: how many images were evaluated on the fast path, by precision.
@@ -50,7 +50,7 @@ class Forward:
         fused: bool = True,
         graph: bool = True,
         compile: bool = False,
-        eight_bits_until: int = -1,
+        eight_bits: tuple[int, int] | None = None,
     ) -> None:
         if precision not in get_args(Precision):
             raise ConfigError(
@@ -59,8 +59,8 @@ class Forward:
         self.network: Any = network
         self.channels, self.precision = channels, precision
         self.fused, self.graph, self.compiled = fused, graph, compile
-        self.eight_bits_until = eight_bits_until
-        self.exact_blocks = EXACT_BLOCKS if precision == "auto" else 0
+        self.eight_bits = eight_bits
+        self.exact_blocks = EXACT_BLOCKS if precision == "auto" else (0, 0)
         self.evaluations: Counter[str] = Counter()
         if precision == "fp8" and (lack := self._lacks_eight_bits(_cuda())):
             raise ConfigError(f"{_PRECISION}: fp8 needs {lack}")
@@ -105,19 +105,23 @@ class Forward:
         if self.precision == "fp8":
             return "fp8"
         name = {torch.float32: "32", torch.bfloat16: "bf16", torch.float16: "16"}[self._dtype(device)]
-        return f"fp8 to t = {self.eight_bits_until}, else {name}" if self._by_timestep(device) else name
+        if self.eight_bits is None or not self._by_timestep(device):
+            return name
+        first, last = self.eight_bits
+        return f"fp8 from t = {first} to {last}, else {name}"
 
     def _by_timestep(self, device: torch.device) -> bool:
         """Whether 8 bits are chosen by t."""
-        return self.precision == "auto" and self.eight_bits_until >= 0 and not self._lacks_eight_bits(device)
+        return self.precision == "auto" and self.eight_bits is not None and not self._lacks_eight_bits(device)
 
     def _how(self, t: Tensor) -> dict[str, bool]:
         """In which way this evaluation goes; nothing where there is one way only."""
-        if not self._chooses:
+        if not self._chooses or self.eight_bits is None:
             self.evaluations[self._name] += len(t)
             return {}
         # one look at the device; images of a batch whose t differ go one way together
-        eight_bits = bool((t <= self.eight_bits_until).all())
+        first, last = self.eight_bits
+        eight_bits = bool(((t >= first) & (t <= last)).all())
         self.evaluations["fp8" if eight_bits else "bf16"] += len(t)
         return {"eight_bits": eight_bits}
 

@@ -40,7 +40,7 @@ class UNet(Prior):
             are asked for: faster and less exact, see docs/benchmarks.md; it needs a CUDA device of compute capability
             8.9 or more and a network that can be fused. "auto" is bf16 on CUDA devices that have it, and 32 elsewhere;
             where the folder has a table of the network's own error (`reddiff prior measure`) and the device can, fp8
-            but for the last two residual blocks at the timesteps at which that is within .2 % of float32.
+            but for the first and the last two residual blocks at the timesteps at which that is within .2 % of float32.
         fused: on CUDA, but for 32, evaluate the network by the kernels of `priors/fused`; false, or for networks
             that these do not know, by diffusers' own forward pass under autocast.
         graph: on CUDA, replay the evaluation as a CUDA graph, captured once for each shape of a batch.
@@ -109,8 +109,8 @@ class UNet(Prior):
         self.register_buffer("abar", abar, persistent=False)
         self.prediction_type = checked(prediction_type or schedule.get("prediction_type", "epsilon"))
         self.errors = None if in_sigma else eps_error.read(folder)  # it is asked by timestep
-        until = -1 if self.errors is None else self.errors.good_until("fp8")
-        self.forward_pass = Forward(self.network, self.shape[0], precision, fused, graph, compile, until)
+        eight_bits = None if self.errors is None else self.errors.good_range("fp8")
+        self.forward_pass = Forward(self.network, self.shape[0], precision, fused, graph, compile, eight_bits)
 
     def settings(self) -> str:
         network: Any = self.network

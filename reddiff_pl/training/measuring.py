@@ -48,8 +48,14 @@ def measure(
     lines = [f"| t | {' | '.join(map(str, table.timesteps))} |", f"|---|{'---|' * len(table.timesteps)}"]
     for name, values in table.errors.items():
         lines.append(f"| {name} | {' | '.join(f'{value:#.4g}' for value in values)} |")
-    until = table.good_until("fp8")
-    said = f"up to t = {until}" if until >= 0 else "nowhere" if "fp8" in table.errors else "not measured here"
+    good = table.good_range("fp8")
+    said = (
+        "from t = {} to {}".format(*good)
+        if good
+        else "nowhere"
+        if "fp8" in table.errors
+        else "not measured here"
+    )
     return [*lines, f"8 bits within {100 * eps_error.BOUND:g} % of float32: {said}"]
 
 

@@ -81,15 +81,15 @@ def test_bytes_repeat(reddiff, tmp_path, precision):
 
 
 def test_8_bits_where_the_priors_own_table_allows_them(tmp_path):
-    """By t: at small ones as fp8 but for the last blocks, beyond the table's bound byte for byte as bf16."""
+    """By t: in the table's range as fp8 but for the last blocks, beyond it byte for byte as bf16."""
     folder = shutil.copytree(BUNDLED, tmp_path / "prior")
     (folder / eps_error.NAME).unlink(missing_ok=True)
     plain = UNet(str(folder)).cuda()
-    errors = {"32": [1.0, 1.0, 1.0], "fp8": [1.0, 1.001, 1.01]}
-    eps_error.write(folder, eps_error.EpsError([0, 300, 999], errors, 1, 1, "made up"))
+    errors = {"32": [1.0, 1.0, 1.0, 1.0], "fp8": [1.01, 1.0, 1.001, 1.01]}
+    eps_error.write(folder, eps_error.EpsError([0, 20, 300, 999], errors, 1, 1, "made up"))
     mixed = UNet(str(folder)).cuda()
     x = torch.randn(4, 3, 64, 64, device="cuda")
-    for t, name in ((200, "fp8"), (300, "fp8"), (301, "bf16")):
+    for t, name in ((19, "bf16"), (20, "fp8"), (300, "fp8"), (301, "bf16")):
         mixed.forward_pass.evaluations.clear()
         times = torch.full((4,), t, device="cuda")
         with torch.no_grad():
@@ -97,7 +97,7 @@ def test_8_bits_where_the_priors_own_table_allows_them(tmp_path):
         assert mixed.forward_pass.evaluations == {name: 4}
         assert torch.equal(exact, ours) == (name == "bf16")
         assert (ours - exact).norm() < 0.05 * exact.norm()
-    assert mixed.precision_on(x.device) == "fp8 to t = 300, else bf16"
+    assert mixed.precision_on(x.device) == "fp8 from t = 20 to 300, else bf16"
 
 
 def test_memory_runs_out(tmp_path):

@@ -27,18 +27,21 @@ def test_is_read_as_it_was_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("eight", "bound", "until"),
+    ("eight", "bound", "good"),
     [
-        ([0.5009, 0.1001, 0.0111], 0.002, 100),
-        ([0.5009, 0.1001, 0.0111], 0.2, 900),
-        ([0.4, 0.1, 0.01], 0.0, 900),
-        ([0.6, 0.1, 0.01], 0.002, -1),  # not by a good level beyond a bad one
+        ([0.5009, 0.1001, 0.0111], 0.002, (10, 100)),
+        ([0.5009, 0.1001, 0.0111], 0.2, (10, 900)),
+        ([0.4, 0.1, 0.01], 0.0, (10, 900)),
+        ([0.6, 0.1, 0.01], 0.002, (100, 900)),  # the smallest t need not be good
+        ([0.6, 0.1, 0.02], 0.002, (100, 100)),
+        ([0.6, 0.2, 0.02], 0.002, None),
+        ([0.5, 0.2, 0.01], 0.002, (10, 10)),  # never over a bad level
     ],
 )
-def test_8_bits_are_good_up_to_the_first_level_beyond_the_bound(eight, bound, until):
+def test_8_bits_are_good_from_one_level_to_another(eight, bound, good):
     table = replace(TABLE, errors={**TABLE.errors, "fp8": eight})
-    assert table.good_until("fp8", bound) == until
-    assert table.good_until("bf16", bound) == -1, "not measured"
+    assert table.good_range("fp8", bound) == good
+    assert table.good_range("bf16", bound) is None, "not measured"
 
 
 @pytest.mark.parametrize(
@@ -67,7 +70,7 @@ def test_a_table_is_part_of_what_a_run_holds_on_to(tmp_path):
     measured = UNet(str(folder))
     assert measured.settings() != plain
     assert UNet(str(folder), precision="32").settings() == chosen
-    assert measured.forward_pass.eight_bits_until == 100
+    assert measured.forward_pass.eight_bits == (10, 100)
     assert measured.precision_on(torch.device("cpu")) == "32", "no 8 bits there"
 
 

@@ -324,9 +324,13 @@ def test_a_run_keeps_the_precision_it_began_with(reddiff, shard, tmp_path):
     config = tmp_path / "out" / "config.yaml"
     assert "\n# precision: 32\n" in config.read_text()
     assert reddiff(*command)[0] == 0
-    config.write_text(config.read_text().replace("# precision: 32", "# precision: fp8 to t = 300, else bf16"))
+    config.write_text(
+        config.read_text().replace("# precision: 32", "# precision: fp8 from t = 17 to 300, else bf16")
+    )
     code, printed = reddiff(*command)
-    assert code == 2 and "computes in fp8 to t = 300, else bf16, on this device it does in 32" in printed
+    assert (
+        code == 2 and "computes in fp8 from t = 17 to 300, else bf16, on this device it does in 32" in printed
+    )
 
 
 def test_physics_yaml_is_not_trusted(reddiff, shard, tmp_path):

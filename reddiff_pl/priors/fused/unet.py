@@ -31,8 +31,8 @@ class FusedUNet:
         channels: of the output that are wanted; further ones (a learned variance) are not computed.
         operands: float8_e4m3fn: what the convolutions of residual blocks multiply, on maps of `EIGHT_BITS_FROM` pixels
             or more. Default: as `dtype`.
-        exact_blocks: how many of the last residual blocks multiply in `dtype` all the same; the last ones make most of
-            the error.
+        exact_blocks: how many of the first and of the last residual blocks multiply in `dtype` all the same. The first
+            make most of the error where there is little noise, the last where there is much.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class FusedUNet:
         dtype: torch.dtype,
         channels: int,
         operands: torch.dtype | None = None,
-        exact_blocks: int = 0,
+        exact_blocks: tuple[int, int] = (0, 0),
     ) -> None:
         self.network = network
         self.dtype, self.channels, self.operands, self.exact_blocks = dtype, channels, operands, exact_blocks
@@ -73,8 +73,12 @@ class FusedUNet:
         self, modules: list[Any], dtype: torch.dtype
     ) -> dict[int, tuple[convs.Weights8, convs.Weights8]]:
         """The two convolutions of each residual block that can be; descriptors of memory need rows of 16 bytes."""
-        up = [resnet for block in self.network.up_blocks for resnet in block.resnets]
-        exact = {id(resnet) for resnet in up[len(up) - self.exact_blocks :]}
+        down, up = (
+            [id(resnet) for block in blocks for resnet in block.resnets]
+            for blocks in (self.network.down_blocks, self.network.up_blocks)
+        )
+        first, last = self.exact_blocks
+        exact = {*down[:first], *up[len(up) - last :]}
         return {
             id(m): (
                 convs.weights8(m.conv1.weight, dtype, enlarged=m.upsample is not None),
