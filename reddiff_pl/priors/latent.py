@@ -3,19 +3,31 @@
 The operator becomes A(decode(z)), differentiated through the decoder, and its start encode(A_dagger(y)). Latents are
 those that the prior was trained on: the autoencoder's times scaling_factor.
 
+Samplers whose steps ask for the latent near z that fits the measurement descend through the decoder for it, many
+decodings and their gradients. By way of pixels, as LATINO goes, it is the image near decode(z) that fits, which has a
+closed form or a few conjugate gradients:
+
+    z + encode(x) - encode(u),    u = decode(z),    x = argmin_x |y - A(x)|^2 + rho |x - u|^2
+
+Three passes through the autoencoder, and nothing is lost to it where u already fits. It is approximate: rho weighs
+pixels, not numbers of z.
+
 References:
     High-Resolution Image Synthesis with Latent Diffusion Models | https://arxiv.org/abs/2112.10752
+    LATINO-PRO: LAtent consisTency INverse sOlver with PRompt Optimization | https://arxiv.org/abs/2503.12615
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from deepinv.physics import Physics
 from torch import Tensor
 
 from reddiff_pl.errors import ConfigError
+from reddiff_pl.physics.proximal import proximal
+from reddiff_pl.physics.unit_range import on_symmetric_range
 from reddiff_pl.priors.base import Prior, Question, describe
 from reddiff_pl.priors.loading import find_folder, full_precision, load_network, part
 from reddiff_pl.priors.precision import autocast
@@ -23,6 +35,8 @@ from reddiff_pl.priors.tiled import windowed
 from reddiff_pl.priors.unet import padded
 
 _OPTION = "model.prior.init_args.autoencoder"
+
+DataStep = Literal["decoder", "pixels"]
 
 
 class Latent(Prior):
@@ -40,6 +54,8 @@ class Latent(Prior):
         precision: of the autoencoder: "32", or "bf16" and "16" under autocast.
         checkpoint: for the data term's gradient keep what goes between the decoder's blocks alone, and compute what is
             within them again: less memory, at the price of another decoding. For an AutoencoderKL.
+        data_step: how samplers that ask for the latent near z that fits find it: "decoder", by descent through the
+            decoder, or "pixels", from the image that fits. The gradient of the data term is the decoder's either way.
 
     Raises:
         ConfigError: no usable autoencoder, or one that does not fit the prior.
@@ -56,8 +72,14 @@ class Latent(Prior):
         scaling_factor: float | None = None,
         precision: Literal["32", "bf16", "16"] = "32",
         checkpoint: bool = True,
+        data_step: DataStep = "decoder",
     ) -> None:
         super().__init__()
+        if data_step not in get_args(DataStep):
+            raise ConfigError(
+                f"model.prior.init_args.data_step: must be one of {', '.join(get_args(DataStep))}, got {data_step}"
+            )
+        self.data_step = data_step
         folder = part(find_folder(autoencoder, hub, _OPTION), ("vae", "vqvae"))
         self.autoencoder = load_network(folder, ("AutoencoderKL", "AutoencoderTiny", "VQModel"), _OPTION)
         config: Any = self.autoencoder.config
@@ -86,7 +108,8 @@ class Latent(Prior):
             full_precision()
 
     def settings(self) -> str:
-        return f"{self.scale} {self.shift} {self.precision} {type(self.autoencoder)} {describe(self.prior)}"
+        more = "" if self.data_step == "decoder" else f" {self.data_step}"
+        return f"{self.scale} {self.shift} {self.precision}{more} {type(self.autoencoder)} {describe(self.prior)}"
 
     def eps(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         return self.windows.eps(x_t, t, label)
@@ -118,7 +141,7 @@ class Latent(Prior):
             return autoencoder.decode(x.float() / self.scale + self.shift).sample.float()
 
     def observed(self, physics: Physics) -> Physics:
-        return LatentPhysics(physics, self)
+        return (PixelPhysics if self.data_step == "pixels" else LatentPhysics)(physics, self)
 
 
 class LatentPhysics(Physics):
@@ -138,13 +161,26 @@ class LatentPhysics(Physics):
         super().__init__()
         self.physics, self.prior = physics, prior
 
-    def A(self, x: Tensor, **kwargs: Any) -> Tensor:
+    def image(self, x: Tensor) -> Tensor:
+        """Latents decoded, (B, C, H, W)."""
         image = self.prior.decode(x)
-        if self.size is not None:
-            image = image[..., : self.size[0], : self.size[1]]
-        return self.physics.A(image, **kwargs)
+        return image if self.size is None else image[..., : self.size[0], : self.size[1]]
+
+    def A(self, x: Tensor, **kwargs: Any) -> Tensor:
+        return self.physics.A(self.image(x), **kwargs)
 
     def A_dagger(self, y: Tensor, **kwargs: Any) -> Tensor:
         image = self.physics.A_dagger(y, **kwargs)
         self.size = (image.shape[-2], image.shape[-1])
         return self.prior.encode(image)
+
+
+class PixelPhysics(LatentPhysics):
+    """The same, with proximal steps by way of pixels."""
+
+    def prox(self, z: Tensor, y: Tensor, rho: Tensor, iterations: int) -> Tensor:
+        """The latents near z that fit, (B, C, H, W); see `reddiff_pl.physics.proximal`."""
+        image = self.image(z)
+        physics, y, root = on_symmetric_range(self.physics, y, rho.sqrt(), image)
+        fitting = proximal(physics, image, y, root.square(), iterations)
+        return z + self.prior.encode(fitting) - self.prior.encode(image)

@@ -24,7 +24,7 @@ from reddiff_pl.priors.conditional import ConditionalForward
 from reddiff_pl.priors.consistency import InSigma, consistency_of
 from reddiff_pl.priors.families import Call, family_of
 from reddiff_pl.priors.guidance import Guidance
-from reddiff_pl.priors.latent import Latent
+from reddiff_pl.priors.latent import DataStep, Latent
 from reddiff_pl.priors.loading import find_folder, full_precision, load_network, read_json
 from reddiff_pl.priors.precision import DTYPES
 from reddiff_pl.priors.prediction import eps_from, flow_time, levels, predicted_by
@@ -60,6 +60,8 @@ class Pipeline(Latent):
         autoencoder_precision: of the autoencoder: "32", or "bf16" and "16" under autocast.
         fully_convolutional: show the network latents of any size at once instead of windows.
         checkpoint: keep less of the decoder for its gradient, at the price of another decoding.
+        data_step: how samplers find the latent that fits: "decoder", by descent through it, or "pixels", from the image
+            that fits, at a fraction of the price; see `Latent`.
         fused: on CUDA, but for 32: UNets by the kernels of `priors/fused`, the blocks of transformers compiled, once
             for each kind; false, or for networks that these do not know: diffusers' own forward pass.
         graph: on CUDA, replay the evaluation as a CUDA graph, captured once for each shape of a batch.
@@ -84,6 +86,7 @@ class Pipeline(Latent):
         autoencoder_precision: Literal["32", "bf16", "16"] = "32",
         fully_convolutional: bool = False,
         checkpoint: bool = True,
+        data_step: DataStep = "decoder",
         fused: bool = True,
         graph: bool = True,
         compile: bool = False,
@@ -104,7 +107,11 @@ class Pipeline(Latent):
         network.fully_convolutional = network.any_size = fully_convolutional
         prior: Prior = network if guidance_scale == 1 else Guidance(network, guidance_scale)
         super().__init__(
-            prior, autoencoder or str(own), precision=autoencoder_precision, checkpoint=checkpoint
+            prior,
+            autoencoder or str(own),
+            precision=autoencoder_precision,
+            checkpoint=checkpoint,
+            data_step=data_step,
         )
         if self.factor != network.pixels:
             raise ConfigError(

@@ -17,7 +17,8 @@ from networks import noise, tiny_unet
 from PIL import Image
 
 from reddiff_pl.errors import ConfigError
-from reddiff_pl.physics import SuperResolution
+from reddiff_pl.physics import SuperResolution, UnitRange
+from reddiff_pl.physics.proximal import proximal
 from reddiff_pl.priors import Latent, Tiled, UNet
 from reddiff_pl.samplers.reddiff import data_gradient
 
@@ -150,3 +151,29 @@ def test_autoencoders_that_do_not_fit(tmp_path: Path, how: str) -> None:
         ConfigError, match=r"^model\.prior\.init_args\.(autoencoder|scaling_factor|path): [^\n]*$"
     ):
         Latent(UNet(str(tmp_path)), str(path), scaling_factor=-1.0 if how == "scaling" else None)
+
+
+@pytest.mark.parametrize("unit_range", [False, True])
+def test_the_data_step_by_way_of_pixels(tmp_path: Path, unit_range: bool) -> None:
+    """What the image that fits differs by, encoded: nothing where the image fits already, and nearer where it does not."""
+    pipeline(tmp_path)
+    prior = Latent(UNet(str(tmp_path)), str(tmp_path), data_step="pixels")
+    operator = UnitRange(SuperResolution(2)) if unit_range else SuperResolution(2)
+    physics = prior.observed(operator)
+    x = noise(2, 3, 30, 32).clamp(-1, 1)  # a side that the autoencoder does not divide
+    z = physics.A_dagger(operator.A(x))
+    image = prior.decode(z)[..., :30, :]
+    rho = torch.tensor([1e-3, 0.5])
+    same = proximal(physics, z, operator.A(image), rho)
+    torch.testing.assert_close(same, z, rtol=0, atol=1e-5)
+    # the image that fits, by the normal equations of block means: A A^T = 1/4
+    scale = 4.0 if unit_range else 1.0  # |y - A((x + 1) / 2)|^2 is a quarter of |(2 y - 1) - A x|^2
+    misfit = SuperResolution(2).A(x - image)
+    share = 1 / (0.25 + scale * rho)[:, None, None, None]
+    expected = image + SuperResolution(2).A_adjoint(share * misfit)
+    moved = proximal(physics, z, operator.A(x), rho)
+    torch.testing.assert_close(moved - z, prior.encode(expected) - prior.encode(image), rtol=1e-3, atol=1e-4)
+    with pytest.raises(ConfigError, match=r"data_step: must be one of decoder, pixels, got words"):
+        Latent(UNet(str(tmp_path)), str(tmp_path), data_step="words")  # type: ignore[arg-type]
+    plain = Latent(UNet(str(tmp_path)), str(tmp_path))
+    assert plain.fingerprint() != prior.fingerprint() and not hasattr(plain.observed(operator), "prox")
