@@ -175,10 +175,14 @@ def main(argv: list[str] | None = None) -> int:
     student = UNet(str(options.out / "student"), precision="32").to(device)
     tuning = Bench(options.shards, 10, min(options.count, 40), None, device, False, None)
     val = Bench([str(VAL)], 1, options.count, None, device, False, None)
-    lines = [
-        "| task | evaluations | shipped | dial at 1 | student, shipped sampler | prior, LATINO's way | student, LATINO's way |",
-        "|---" * 7 + "|",
-    ]
+    ways = (
+        "shipped",
+        "dial at 1",
+        "student, shipped sampler",
+        "prior, LATINO's way",
+        "student, LATINO's way",
+    )
+    lines = [f"| task | evaluations | {' | '.join(ways)} |", "|---" * 7 + "|"]
     for task in TASKS:
         class_name, settings = shipped(task)
         own = getattr(samplers, class_name)(**settings)
