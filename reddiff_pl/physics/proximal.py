@@ -10,14 +10,16 @@ from torch import Tensor
 
 from reddiff_pl.physics.compose import is_linear
 from reddiff_pl.physics.decomposable import Decomposable
+from reddiff_pl.physics.unit_range import on_symmetric_range
 
 
 def proximal(physics: Physics, z: Tensor, y: Tensor, rho: Tensor, iterations: int = 20) -> Tensor:
     """argmin_x |y - A(x)|^2 + rho |x - z|^2 for each image, (B, C, H, W).
 
-    In closed form for `Decomposable` operators, by an operator's own `prox(z, y, rho, iterations)` where it has one,
-    by conjugate gradients from z for other linear ones, by gradient descent from z for other nonlinear ones, which
-    stays at or above the minimum. The number of iterations is fixed, so no image waits for another.
+    In closed form for `Decomposable` operators, by an operator's own `prox(z, y, rho, iterations)` where it has one, by
+    way of the images that z stands for where it says how (`through`, see `reddiff_pl.priors.Latent`), by conjugate
+    gradients from z for other linear ones, by gradient descent from z for other nonlinear ones, which stays at or above
+    the minimum. The number of iterations is fixed, so no image waits for another.
 
     Args:
         physics: the operator.
@@ -30,6 +32,13 @@ def proximal(physics: Physics, z: Tensor, y: Tensor, rho: Tensor, iterations: in
         return physics.prox(z, y, rho)
     if (own := getattr(physics, "prox", None)) is not None:
         return own(z, y, rho, iterations)
+    if (through := getattr(physics, "through", None)) is not None:
+
+        def nearest(operator: Physics, image: Tensor) -> Tensor:
+            operator, target, root = on_symmetric_range(operator, y, rho.sqrt(), image)
+            return proximal(operator, image, target, root.square(), iterations)
+
+        return through(z, nearest)
     rho = rho.to(z).reshape(-1, *[1] * (z.ndim - 1))
     if is_linear(physics):
         return z + conjugate_gradients(

@@ -19,15 +19,13 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 from deepinv.physics import Physics
 from torch import Tensor
 
 from reddiff_pl.errors import ConfigError
-from reddiff_pl.physics.proximal import proximal
-from reddiff_pl.physics.unit_range import on_symmetric_range
 from reddiff_pl.priors.base import Prior, Question, describe
 from reddiff_pl.priors.loading import find_folder, full_precision, load_network, part
 from reddiff_pl.priors.precision import autocast
@@ -176,11 +174,14 @@ class LatentPhysics(Physics):
 
 
 class PixelPhysics(LatentPhysics):
-    """The same, with proximal steps by way of pixels."""
+    """The same, with proximal steps by way of pixels (`reddiff_pl.physics.proximal`)."""
 
-    def prox(self, z: Tensor, y: Tensor, rho: Tensor, iterations: int) -> Tensor:
-        """The latents near z that fit, (B, C, H, W); see `reddiff_pl.physics.proximal`."""
+    def through(self, z: Tensor, nearest: Callable[[Physics, Tensor], Tensor]) -> Tensor:
+        """The latents near z that fit, (B, C, H, W).
+
+        Args:
+            z: latents, like them.
+            nearest: gives the images that fit an operator near others, (B, C, H, W).
+        """
         image = self.image(z)
-        physics, y, root = on_symmetric_range(self.physics, y, rho.sqrt(), image)
-        fitting = proximal(physics, image, y, root.square(), iterations)
-        return z + self.prior.encode(fitting) - self.prior.encode(image)
+        return z + self.prior.encode(nearest(self.physics, image)) - self.prior.encode(image)

@@ -155,7 +155,7 @@ def test_autoencoders_that_do_not_fit(tmp_path: Path, how: str) -> None:
 
 @pytest.mark.parametrize("unit_range", [False, True])
 def test_the_data_step_by_way_of_pixels(tmp_path: Path, unit_range: bool) -> None:
-    """What the image that fits differs by, encoded: nothing where the image fits already, and nearer where it does not."""
+    """What the image that fits differs by, encoded: nothing where the image fits already."""
     pipeline(tmp_path)
     prior = Latent(UNet(str(tmp_path)), str(tmp_path), data_step="pixels")
     operator = UnitRange(SuperResolution(2)) if unit_range else SuperResolution(2)
@@ -176,4 +176,4 @@ def test_the_data_step_by_way_of_pixels(tmp_path: Path, unit_range: bool) -> Non
     with pytest.raises(ConfigError, match=r"data_step: must be one of decoder, pixels, got words"):
         Latent(UNet(str(tmp_path)), str(tmp_path), data_step="words")  # type: ignore[arg-type]
     plain = Latent(UNet(str(tmp_path)), str(tmp_path))
-    assert plain.fingerprint() != prior.fingerprint() and not hasattr(plain.observed(operator), "prox")
+    assert plain.fingerprint() != prior.fingerprint() and not hasattr(plain.observed(operator), "through")
