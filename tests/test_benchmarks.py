@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 from helpers import VAL_SHARD
 
-from benchmarks import families, methods, precision, quality, table
+from benchmarks import families, latents, methods, objectives, precision, quality, table
 from benchmarks import jobs as j
 from benchmarks.plug_and_play import plug_and_play
 from reddiff_pl.physics import Denoising
 from reddiff_pl.priors import FFDNet
+from reddiff_pl.training.photos import PhotoCrops
 
 TEMPLATE = Path(quality.__file__).with_name("quality.md.in").read_text()
 TASK = "superresolution_4x"
@@ -116,3 +117,21 @@ def test_networks_of_pipelines_are_timed(tmp_path):
     assert all(
         row["error"] < 1e-5 and row["tflops"] > 0 for row in rows
     )  # on the CPU both are diffusers' own
+
+
+def test_latents_come_to_a_fit_as_they_were(tmp_path):
+    z = 3 * torch.randn(5, 4, 8, 8)
+    latents.write_latents(z, tmp_path / "latents.tar")
+    data = PhotoCrops(
+        shards=str(tmp_path / "latents.tar"), max_scale=8, levels=1, holdout_modulus=0, shape=(4, 8, 8)
+    )
+    data.setup("fit")
+    crops = data.pyramid.draw(40, 8, torch.Generator().manual_seed(0))
+    for crop in crops:  # some of them mirrored
+        differences = [(crop - one).abs().max() for one in (*z, *z.flip(3))]
+        assert min(differences) < 1e-5
+
+
+def test_two_objectives_are_compared_photo_by_photo():
+    lines = objectives.table([("denoising, dB", [20.0, 22.0], [21.0, 22.5], ".2f")]).splitlines()
+    assert lines[2] == "| denoising, dB | 21.00 | 21.75 | +0.75 ± 0.25 |"
