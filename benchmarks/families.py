@@ -28,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,13 +108,14 @@ def rows(
         generator = torch.Generator(device).manual_seed(batch)
 
         def normal(*shape: int) -> Any:
-            return torch.randn(*shape, device=device, generator=generator).to(dtype)
+            return torch.randn(*shape, device=device, generator=generator)
 
         half, side = -(-batch // 2), config["sample_size"]
         x = normal(half, network.config.in_channels, side, side).repeat(2, 1, 1, 1)[:batch]
         time = torch.full((batch,), 0.6 if pooled and "num_layers" in config else 600, device=device)
-        whole_text = normal(batch, pooled) if pooled else None
-        return Call(x, time, normal(batch, tokens, width), whole_text, like.pixels, like.strength)
+        whole_text = normal(batch, pooled).to(dtype) if pooled else None
+        words = normal(batch, tokens, width).to(dtype)
+        return Call(x, time, words, whole_text, like.pixels, like.strength)
 
     def evaluate(run: Callable[[Call], Any], way: str, batch: int) -> dict[str, Any]:
         forget(device)
@@ -141,7 +143,7 @@ def rows(
         }
 
     def plain(given: Call) -> Any:
-        return call(network, given)
+        return call(network, replace(given, x=given.x.to(given.words.dtype)))
 
     work = flop(network, call, asked(1, torch.float32))
     with torch.no_grad():
@@ -162,7 +164,7 @@ def rows(
         assert unwrapped.config is not None
 
         def by_compiled(given: Call) -> Any:
-            return call(compiled, given)
+            return call(compiled, replace(given, x=given.x.to(given.words.dtype)))
 
         def tensors(x: Any, time: Any, words: Any, whole_text: Any) -> Any:
             return by_compiled(Call(x, time, words, whole_text, like.pixels, like.strength))

@@ -50,16 +50,24 @@ class ConditionalForward:
         self._fast: Callable[..., Tensor] | None = None
 
     def __call__(self, asked: Call) -> Tensor:
-        """The first `channels` channels of the output, float32. Differentiable in x where grad is enabled."""
+        """The first `channels` channels of the output, float32. Differentiable in x where grad is enabled.
+
+        Args:
+            asked: x in float32, words in the type that the network computes in.
+        """
         if not asked.x.is_cuda or torch.is_grad_enabled():
             # blocks that were compiled are not for gradients
             eager = torch.compiler.set_stance("force_eager") if self._fast else contextlib.nullcontext()
             with eager:
-                return self.call(self.network, asked)[:, : self.channels].float()
+                return self._plain(asked)[:, : self.channels].float()
         if self._fast is None:
             fast = self._fast_forward(asked)
             self._fast = Graphs(fast) if self.graph else fast
         return self._fast(asked.x, asked.time, asked.words, asked.pooled)[:, : self.channels].float()
+
+    def _plain(self, asked: Call) -> Tensor:
+        """diffusers' own forward pass, or what became of it."""
+        return self.call(self.network, replace(asked, x=asked.x.to(asked.words.dtype)))
 
     def calls(self, images: int, most: int, like: Tensor) -> list[int] | None:
         """As `reddiff_pl.priors.Prior.calls`; None where any number is as good."""
@@ -78,12 +86,12 @@ class ConditionalForward:
         """Of x, the time, words and pooled ones; of a call like the others in all else."""
 
         def as_it_is(x: Tensor, time: Tensor, words: Tensor, pooled: Tensor | None) -> Tensor:
-            return self.call(self.network, replace(like, x=x, time=time, words=words, pooled=pooled))
+            return self._plain(replace(like, x=x, time=time, words=words, pooled=pooled))
 
         if self.compiled:
             self.network.to(memory_format=torch.channels_last)
             return torch.compile(as_it_is, dynamic=False)
-        if not self.fused or like.x.dtype == torch.float32:
+        if not self.fused or like.words.dtype == torch.float32:
             return as_it_is
         if self._compiles_blocks():
             for block in repeated_blocks(self.network):
@@ -94,7 +102,7 @@ class ConditionalForward:
             return as_it_is
         from reddiff_pl.priors.fused.conditional import FusedConditionUNet  # Triton
 
-        unet = FusedConditionUNet(self.network, like.x.dtype, self.channels)
+        unet = FusedConditionUNet(self.network, like.words.dtype, self.channels)
 
         def fused(x: Tensor, time: Tensor, words: Tensor, pooled: Tensor | None) -> Tensor:
             asked = replace(like, x=x, time=time, words=words, pooled=pooled)

@@ -258,7 +258,7 @@ class TextToImage(Prior):
             check_size(self, x)
             x = padded(x, self.multiple)
         pooled = self.table["pooled"][labels] if "pooled" in self.table else None
-        asked = Call(x.to(self.dtype), time, self.table["words"][labels], pooled, self.pixels, self.strength)
+        asked = Call(x, time, self.table["words"][labels], pooled, self.pixels, self.strength)
         output = self.evaluate(asked)[..., :height, :width]
         eps = eps_from(output, x_t, abar, self.kind)
         if self.consistency is None:
