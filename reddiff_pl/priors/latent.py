@@ -1,7 +1,7 @@
 """Priors in the latent space of an autoencoder: the sampler's x is a latent z, and images are decode(z).
 
-The operator becomes A(decode(z)), differentiated through the decoder, and its start encode(A_dagger(y)). Latents are
-those that the prior was trained on: the autoencoder's times scaling_factor.
+The operator becomes A(decode(z)), differentiated through the decoder; a start is that of the images, encoded. Latents
+are those that the prior was trained on: the autoencoder's times scaling_factor.
 
 Samplers whose steps ask for the latent near z that fits the measurement descend through the decoder for it, many
 decodings and their gradients. By way of pixels, as LATINO goes, it is the image near decode(z) that fits, which has a
@@ -145,8 +145,8 @@ class Latent(Prior):
 class LatentPhysics(Physics):
     """An operator on images as one on latents, nonlinear: A(decode(z)), and encode(A_dagger(y)) for a start.
 
-    Where sides are not multiples of what the autoencoder divides, decoded images are cropped to those that A_dagger
-    gave last.
+    Where sides are not multiples of what the autoencoder divides, decoded images are cropped to the size of the last
+    start.
 
     Args:
         physics: the operator on images.
@@ -168,7 +168,10 @@ class LatentPhysics(Physics):
         return self.physics.A(self.image(x), **kwargs)
 
     def A_dagger(self, y: Tensor, **kwargs: Any) -> Tensor:
-        image = self.physics.A_dagger(y, **kwargs)
+        return self.encoded(self.physics.A_dagger(y, **kwargs))
+
+    def encoded(self, image: Tensor) -> Tensor:
+        """Images of a start as latents, (B, C, H, W); decoded ones are cropped to their size from here on."""
         self.size = (image.shape[-2], image.shape[-1])
         return self.prior.encode(image)
 

@@ -17,6 +17,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -43,12 +44,15 @@ def start(kind: Start, problem: Problem) -> Tensor:
     """x_init where the caller gives one, else the start of that kind, (B, C, H, W).
 
     "wiener": the Wiener estimate for linear operators, and for those that are one but for what is clipped or rounded
-    (`stand_in`); an operator's own `start(y, draw)` where it has one; A_dagger(y) for others.
+    (`stand_in`); an operator's own `start(y, draw)` where it has one; A_dagger(y) for others. For latents it is that of
+    the images, encoded.
     "pseudo_inverse": A_dagger(y).
     """
     physics, y = problem.physics, problem.y
     if problem.x_init is not None or kind == "pseudo_inverse":
         return problem.start()
+    if (encoded := getattr(physics, "encoded", None)) is not None:
+        return encoded(start(kind, replace(problem, physics=physics.physics)))
     if (own := getattr(physics, "start", None)) is not None:
         return own(y, lambda k, shape: problem.noise.normal("init", shape, y.dtype, 0, k))
     noise_std = problem.known_noise()

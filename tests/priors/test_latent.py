@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ from reddiff_pl.errors import ConfigError
 from reddiff_pl.physics import SuperResolution, UnitRange
 from reddiff_pl.physics.proximal import proximal
 from reddiff_pl.priors import Latent, Tiled, UNet
+from reddiff_pl.samplers import SeededNoise
+from reddiff_pl.samplers.base import Problem
 from reddiff_pl.samplers.reddiff import data_gradient
+from reddiff_pl.samplers.starts import start
 
 SCALE = 0.7
 SIZES: dict[str, Any] = {
@@ -177,3 +181,21 @@ def test_the_data_step_by_way_of_pixels(tmp_path: Path, unit_range: bool) -> Non
         Latent(UNet(str(tmp_path)), str(tmp_path), data_step="words")  # type: ignore[arg-type]
     plain = Latent(UNet(str(tmp_path)), str(tmp_path))
     assert plain.fingerprint() != prior.fingerprint() and not hasattr(plain.observed(operator), "through")
+
+
+def test_the_start_is_that_of_images_encoded(tmp_path: Path) -> None:
+    """The Wiener estimate, which knows photos' spectra and the noise: nearer than A_dagger(y)."""
+    pipeline(tmp_path)
+    prior, operator = Latent(UNet(str(tmp_path)), str(tmp_path)), SuperResolution(4)
+    y = operator.A(noise(2, 3, 30, 32)) + 0.3 * noise(2, 3, 8, 8, seed=1)
+    std = torch.full((2,), 0.3)
+    problem = Problem(y, operator, prior, SeededNoise(0, ["a", "b"]), noise_std=std)
+    physics = prior.observed(operator)
+    z = start("wiener", replace(problem, physics=physics))
+    image = start("wiener", problem)
+    assert (image - operator.A_dagger(y)).abs().max() > 0.05
+    torch.testing.assert_close(z, prior.encode(image))
+    assert physics.A(z).shape == y.shape, "cropped to the images' size"
+    torch.testing.assert_close(
+        start("pseudo_inverse", replace(problem, physics=physics)), physics.A_dagger(y)
+    )
