@@ -97,7 +97,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--folder", default="/tmp/sizes", help="for inputs and outputs")
     parser.add_argument("--count", type=int, default=200, help="images of a job")
-    parser.add_argument("--jobs", default="", help="comma-separated beginnings of the names of jobs (default: all)")
+    parser.add_argument(
+        "--jobs", default="", help="comma-separated beginnings of the names of jobs (default: all)"
+    )
     parser.add_argument("--evaluations", type=int, default=20)
     parser.add_argument("--batch_size", type=int, default=16)
     options = parser.parse_args(argv)

@@ -8,7 +8,9 @@ import math
 import torch
 from torch import Tensor
 
-MATRICES_UP_TO = 1024  # points; beyond that a Fourier transform takes less time
+# points; beyond that a Fourier transform takes less time. On CUDA it needs a plan for each length, as long to make as a
+# hundred products
+MATRICES_UP_TO = {"cpu": 1024, "cuda": 2048}
 BASES_KEPT = 16
 
 
@@ -45,7 +47,7 @@ def _forward(x: Tensor) -> Tensor:
         A fast cosine transform in one and two dimensions | https://doi.org/10.1109/TASSP.1980.1163351
     """
     n = x.shape[-1]
-    if n <= MATRICES_UP_TO:
+    if n <= MATRICES_UP_TO.get(x.device.type, 1024):
         return x @ cosine_basis(n, x.dtype, x.device).mT
     turned = torch.fft.rfft(torch.cat([x[..., ::2], x[..., 1::2].flip(-1)], -1)) * _turn(n, x)
     c = torch.cat([turned.real, -turned.imag[..., 1 : (n + 1) // 2].flip(-1)], -1) * math.sqrt(2 / n)
@@ -55,7 +57,7 @@ def _forward(x: Tensor) -> Tensor:
 
 def _inverse(c: Tensor) -> Tensor:
     n = c.shape[-1]
-    if n <= MATRICES_UP_TO:
+    if n <= MATRICES_UP_TO.get(c.device.type, 1024):
         return c @ cosine_basis(n, c.dtype, c.device)
     c = c * math.sqrt(n / 2)
     c[..., 0] *= math.sqrt(2)

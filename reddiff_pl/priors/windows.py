@@ -24,6 +24,12 @@ def reflected(n: int, length: int) -> Tensor:
     return torch.where(places < n, places, 2 * n - 2 - places)
 
 
+@functools.lru_cache(maxsize=256)
+def _numbers(n: int, device: torch.device) -> Tensor:
+    """0..n-1, kept: not to be written to."""
+    return torch.arange(n, device=device)
+
+
 class Axis:
     """Windows along one side of an image.
 
@@ -51,7 +57,7 @@ class Axis:
         """First pixels of all windows of each image, long (B, count); shift: -1..1 of what is possible, (B,)."""
         if not self.room:
             return torch.zeros_like(shift, dtype=torch.long)[:, None]
-        k = torch.arange(1, self.count - 1, device=shift.device, dtype=shift.dtype)
+        k = _numbers(self.count - 1, shift.device)[1:].to(shift.dtype)
         between = (k * self.step + (self.reach * shift)[:, None]).round().long().clamp(0, self.room)
         first = torch.zeros_like(between[:, :1])
         return torch.cat([first, between, first + self.room], 1)
@@ -63,10 +69,10 @@ class Axis:
             starts: as `starts` gives them.
             hann: a window's own weights, (length,).
         """
-        pixel = torch.arange(self.side, device=starts.device) - starts[..., None]  # (B, count, side)
-        inside = (pixel >= 0) & (pixel < self.length)
-        total = (hann[pixel.clamp(0, self.length - 1)] * inside).sum(1)
-        rows = starts[..., None] + torch.arange(self.length, device=starts.device)
+        pixel = _numbers(self.side, starts.device) - starts[..., None]  # (B, count, side)
+        with_ends = torch.nn.functional.pad(hann, (1, 1))
+        total = with_ends[(pixel + 1).clamp(0, self.length + 1)].sum(1)
+        rows = starts[..., None] + _numbers(self.length, starts.device)
         return hann / total[:, None].expand(-1, self.count, -1).gather(2, rows)
 
 
@@ -117,39 +123,41 @@ class Cover:
                 x_t = x_t.index_select(dim, send(reflected(x_t.shape[dim], axis.side), x_t.device))
         self.x = x_t.permute(0, 2, 3, 1)
         order, self.ends = _order(len(x_t), (axes[0].count, axes[0].apart), (axes[1].count, axes[1].apart))
-        self.order = send(order, x_t.device)
-        self.starts = [axis.starts(shift) for axis, shift in zip(axes, shifts.unbind(1), strict=True)]
-        self.weights = [
-            axis.weights(starts, send(hanns[axis.length], x_t.device)).to(x_t.dtype)
-            for axis, starts in zip(axes, self.starts, strict=True)
-        ]
-        self.pixels = [torch.arange(axis.length, device=x_t.device) for axis in axes]
+        self.image, *numbers = send(order, x_t.device)
+        # of all windows at once: images of many sizes are many covers, and each operation a launch on the device
+        places, weights = [], []
+        for axis, shift, number in zip(axes, shifts.unbind(1), numbers, strict=True):
+            starts = axis.starts(shift)
+            weight = axis.weights(starts, send(hanns[axis.length], x_t.device)).to(x_t.dtype)
+            pixels = _numbers(axis.length, x_t.device)
+            places.append(starts[self.image, number][:, None] + pixels)
+            weights.append(weight[self.image, number])
+        self.place = self.image[:, None, None], places[0][:, :, None], places[1][:, None, :]
+        self.weights = weights[0][:, :, None, None], weights[1][:, None, :, None]
         self.total = torch.zeros_like(self.x, memory_format=torch.contiguous_format)
 
     def __len__(self) -> int:
-        return self.order.shape[1]
+        return len(self.image)
 
-    def _place(self, image: Tensor, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        rows = self.starts[0][image, i][:, None] + self.pixels[0]
-        columns = self.starts[1][image, j][:, None] + self.pixels[1]
-        return image[:, None, None], rows[:, :, None], columns[:, None, :]
+    def _place(self, start: int, end: int) -> tuple[Tensor, Tensor, Tensor]:
+        image, rows, columns = self.place
+        return image[start:end], rows[start:end], columns[start:end]
 
     def windows(self, start: int, end: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """What these windows show, (n, C, P, Q), their t (n,) and labels (n,)."""
-        image, i, j = self.order[:, start:end]
-        x = self.x[self._place(image, i, j)].permute(0, 3, 1, 2).contiguous()
+        image = self.image[start:end]
+        x = self.x[self._place(start, end)].permute(0, 3, 1, 2).contiguous()
         return x, self.t[image], None if self.label is None else self.label[image]
 
     def put(self, start: int, end: int, eps: Tensor) -> None:
         """Add what was found in these windows, (n, C, P, Q)."""
+        rows, columns = (weight[start:end] for weight in self.weights)
+        found = rows * columns * eps.permute(0, 2, 3, 1).to(self.total.dtype)
         first = start
         for stop in [*(e for e in self.ends if start < e < end), end]:
             # no two of these windows overlap: what is added to a pixel is added in one order, on every device
-            image, i, j = self.order[:, first:stop]
-            place = self._place(image, i, j)
-            weight = self.weights[0][image, i][:, :, None] * self.weights[1][image, j][:, None, :]
-            found = eps[first - start : stop - start].permute(0, 2, 3, 1).to(self.total.dtype)
-            self.total[place] = self.total[place] + weight[..., None] * found
+            place = self._place(first, stop)
+            self.total[place] = self.total[place] + found[first - start : stop - start]
             first = stop
 
     def eps(self) -> Tensor:
