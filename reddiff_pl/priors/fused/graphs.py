@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,30 +26,41 @@ class Graphs:
 
     Args:
         function: of tensors, some of which may be None, and of keywords that say how; returns a tensor.
+        ways: the keywords that it may be called with. All are tried before the first is captured: what a try takes is
+            given back then, and not held beside the memory of a graph.
         keep: graphs kept; the one used longest ago goes first. All share the memory that they work in: one is
             replayed after the other, and what it gives is copied at once.
     """
 
-    def __init__(self, function: Callable[..., Tensor], keep: int = 12) -> None:
-        self.function, self.keep = function, keep
+    def __init__(
+        self, function: Callable[..., Tensor], ways: Sequence[dict[str, Any]] = ({},), keep: int = 12
+    ) -> None:
+        self.function, self.ways, self.keep = function, ways, keep
         self._pool: Any = None  # as torch gives it
         self.graphs: OrderedDict[tuple, _Graph] = OrderedDict()
 
     def __call__(self, *inputs: Tensor | None, **how: Any) -> Tensor:
-        """The function's output, a new tensor. Each way of `how` is captured by itself, in the same memory.
+        """The function's output, a new tensor.
+
+        Args:
+            inputs: the function's.
+            how: one of `ways`.
 
         Raises:
             torch.OutOfMemoryError: there is no memory for it; all graphs are given up.
         """
-        shapes = (None if x is None else (x.shape, x.dtype, x.device) for x in inputs)
-        key = (*sorted(how.items()), *shapes)
+        shapes = tuple(None if x is None else (x.shape, x.dtype, x.device) for x in inputs)
+        key = (*how.items(), *shapes)
         if key in self.graphs:
             self.graphs.move_to_end(key)
         else:
-            while len(self.graphs) >= self.keep:
+            while len(self.graphs) > self.keep - len(self.ways):
                 self.graphs.popitem(last=False)
             try:
-                self.graphs[key] = self._captured(inputs, how)
+                for way in self.ways:
+                    self._try(inputs, way)
+                for way in self.ways:
+                    self.graphs[(*way.items(), *shapes)] = self._captured(inputs, way)
             except torch.OutOfMemoryError:
                 self.clear()
                 raise
@@ -65,15 +76,16 @@ class Graphs:
         self.graphs.clear()
         self._pool = None
 
-    def _captured(self, given: tuple[Tensor | None, ...], how: dict[str, Any]) -> _Graph:
-        inputs = [None if x is None else x.clone() for x in given]
+    def _try(self, inputs: tuple[Tensor | None, ...], how: dict[str, Any]) -> None:
+        """Compiles kernels, makes libraries' workspaces: neither can be captured."""
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            self.function(
-                *inputs, **how
-            )  # compiles kernels, makes libraries' workspaces: neither can be captured
+            self.function(*inputs, **how)
         torch.cuda.current_stream().wait_stream(side)
+
+    def _captured(self, given: tuple[Tensor | None, ...], how: dict[str, Any]) -> _Graph:
+        inputs = [None if x is None else x.clone() for x in given]
         graph = torch.cuda.CUDAGraph()
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()

@@ -31,8 +31,9 @@ class FusedUNet:
         channels: of the output that are wanted; further ones (a learned variance) are not computed.
         operands: float8_e4m3fn: what the convolutions of residual blocks multiply, on maps of `EIGHT_BITS_FROM` pixels
             or more. Default: as `dtype`.
-        exact_blocks: how many of the first and of the last residual blocks multiply in `dtype` all the same. The first
-            make most of the error where there is little noise, the last where there is much.
+        exact_blocks: of how many of the first residual blocks both convolutions multiply in `dtype` all the same, and
+            of how many of the last the second one. The first make most of the error where there is little noise, the
+            last where there is much; the last ones' first convolutions make less of it, and are the largest of all.
     """
 
     def __init__(
@@ -71,18 +72,18 @@ class FusedUNet:
 
     def _eight_bits(
         self, modules: list[Any], dtype: torch.dtype
-    ) -> dict[int, tuple[convs.Weights8, convs.Weights8]]:
+    ) -> dict[int, tuple[convs.Weights8 | None, convs.Weights8 | None]]:
         """The two convolutions of each residual block that can be; descriptors of memory need rows of 16 bytes."""
         down, up = (
             [id(resnet) for block in blocks for resnet in block.resnets]
             for blocks in (self.network.down_blocks, self.network.up_blocks)
         )
         first, last = self.exact_blocks
-        exact = {*down[:first], *up[len(up) - last :]}
+        exact, half_exact = down[:first], up[len(up) - last :]
         return {
             id(m): (
                 convs.weights8(m.conv1.weight, dtype, enlarged=m.upsample is not None),
-                convs.weights8(m.conv2.weight, dtype),
+                None if id(m) in half_exact else convs.weights8(m.conv2.weight, dtype),
             )
             for m in modules
             if type(m).__name__ == "ResnetBlock2D"
@@ -159,15 +160,15 @@ class FusedUNet:
             pixels //= 4
         elif resnet.upsample is not None:
             pixels *= 4
-        eight = self._now.get(id(resnet)) if pixels >= EIGHT_BITS_FROM else None
-        operand = None if eight is None else self.operands
+        first, second = self._now.get(id(resnet), (None, None)) if pixels >= EIGHT_BITS_FROM else (None, None)
+        operand = None if first is None else self.operands
         if resnet.downsample is not None:
             hidden, residual = ops.halve(xs[0], scales, operand)
         else:
             hidden, residual = ops.activate(xs, scales, operand=operand), xs[0]
         h: Tensor | Pieces
-        if eight is not None:
-            h, sums = convs.conv(hidden, eight[0], self.dtype)
+        if first is not None:
+            h, sums = convs.conv(hidden, first, self.dtype)
         else:
             if resnet.upsample is not None:
                 h = ops.conv_enlarged(hidden, self.halves[id(resnet.conv1)])
@@ -178,14 +179,14 @@ class FusedUNet:
         start, end = self.columns[id(resnet)]
         by = {"shift" if resnet.time_embedding_norm == "default" else "modulation": modulation[:, start:end]}
         scales = ops.affine([sums], pixels, resnet.norm2, resnet.conv1.bias, **by)
-        hidden = ops.activate([h], scales, operand=operand)
+        hidden = ops.activate([h], scales, operand=None if second is None else self.operands)
         bias, scale, shortcut = self.biases[id(resnet)], 1 / resnet.output_scale_factor, resnet.conv_shortcut
-        if eight is None:
+        if second is None:
             h = ops.conv(hidden, resnet.conv2.weight)
         elif shortcut is None:
-            return Map(*convs.conv(hidden, eight[1], self.dtype, bias, residual, scale))
+            return Map(*convs.conv(hidden, second, self.dtype, bias, residual, scale))
         else:
-            h, _ = convs.conv(hidden, eight[1], self.dtype, sums=False)
+            h, _ = convs.conv(hidden, second, self.dtype, sums=False)
         if shortcut is None:
             return ops.add(h, bias, residual, scale)
         inputs = xs
