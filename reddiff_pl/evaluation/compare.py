@@ -53,7 +53,7 @@ def compare(argv: list[str]) -> int:
         ConfigError: a bad option, a run that is not evaluated, no image in common.
     """
     options = parse_compare(argv)
-    runs = [read(spec) for spec in options.runs]
+    runs = [_read(spec) for spec in options.runs]
     if len({run.name for run in runs}) < len(runs):
         raise ConfigError(
             f"RUN: {', '.join(run.name for run in runs)}: give them names of their own: NAME=directory"
@@ -76,12 +76,7 @@ def compare(argv: list[str]) -> int:
     return 0
 
 
-def read(spec: str) -> Evaluated:
-    """A run that is evaluated, as OUT or NAME=OUT.
-
-    Raises:
-        ConfigError: it is not.
-    """
+def _read(spec: str) -> Evaluated:
     name, _, out = (
         spec.rpartition("=") if re.match(r"[^=/]+=", spec) else (Path(spec).resolve().name, "", spec)
     )

@@ -1,11 +1,11 @@
-"""The cells of a suite: a run of `restore` for each task and sampler, or several of which the best counts. No torch."""
+"""The cells of a suite: a run of `restore` for each task and sampler. No torch."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,19 @@ class Row:
     Attributes:
         task: the task.
         sampler: its name.
-        cells: {name: options of `restore`}; of several the best counts, image by image.
+        options: of its `restore`; empty where there is no cell.
         why: there is none.
     """
 
     task: Task
     sampler: str
-    cells: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    options: Sequence[str] = ()
     why: str = ""
+
+    @property
+    def cell(self) -> str:
+        """The name of its run's folder."""
+        return f"{self.task.name}-{self.sampler}"
 
 
 def rows(
@@ -107,13 +112,8 @@ def _row(
         *(f"--{name}={_text(value)}" for name, value in settings.items()),
         *shared,
     ]
-    cells = {}
-    seed = int(option(shared, "seed") or 0)
-    for i in range(task.best_of):
-        name = f"{task.name}-{label}" + (f"-seed{seed + i}" if task.best_of > 1 else "")
-        own = [f"--seed={seed + i}", f"--out={out / name}", "--rank=0", "--world=1"]
-        cells[name] = [*expand(options), *own]
-    return Row(task, label, cells)
+    row = Row(task, label)
+    return replace(row, options=[*expand(options), f"--out={out / row.cell}", "--rank=0", "--world=1"])
 
 
 def scaled(length: float, side: int, of: int) -> float:

@@ -126,7 +126,7 @@ def _request(argv: list[str]) -> _Request:
         out,
         [*prior, *photos],
     )
-    judged = ["--metrics", ",".join(dict.fromkeys([*suite.metrics, "misfit"]))]
+    judged = ["--metrics", ",".join(suite.metrics)]
     judged += ["--weights", given.weights] if given.weights is not None else []
     judged += ["--download"] if given.download else []
     added = ("--trainer.devices=1", "--rank=", "--world=")  # by `launch`, to each of its processes
@@ -159,15 +159,18 @@ def _work(request: _Request) -> Work:
         print(f"\n{render(about(outcomes))}")
         print(f"look at {request.out / 'tables.md'}")
 
-    cells = {name: options for row in request.rows for name, options in row.cells.items()}
-    return Work(request.out, cells, request.judged, save, end)
+    return Work(request.out, _cells(request), request.judged, save, end)
+
+
+def _cells(request: _Request) -> dict[str, Sequence[str]]:
+    return {row.cell: row.options for row in request.rows if row.options}
 
 
 def _run(request: _Request) -> int:
     for row in request.rows:
         if row.why:
             print(f"{row.task.name}, {row.sampler}: left out; {row.why}", flush=True)
-    if not any(row.cells for row in request.rows):
+    if not _cells(request):
         raise ConfigError(f"--tasks: nothing is left to do; {request.rows[0].why}")
     rank, world = place(option(request.shared, "rank"), option(request.shared, "world"))
     return run(_work(request), rank, world)
@@ -175,11 +178,11 @@ def _run(request: _Request) -> int:
 
 def _show(request: _Request) -> int:
     """The cells, and how far they are."""
-    work = Work(request.out, {n: o for row in request.rows for n, o in row.cells.items()}, None, print, print)
+    work = Work(request.out, _cells(request), None, print, print)
     width = max((len(name) for name in work.cells), default=0)
     for row in request.rows:
-        for name in row.cells:
-            print(f"{name:{width}}  {'to do' if there(work, name) is None else 'done'}")
         if row.why:
             print(f"{row.task.name}, {row.sampler}: left out; {row.why}")
+        else:
+            print(f"{row.cell:{width}}  {'to do' if there(work, row.cell) is None else 'done'}")
     return 0

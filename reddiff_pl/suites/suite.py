@@ -19,7 +19,7 @@ _SUITE = (
     *("title", "source", "side", "limit", "samplers", "metrics", "options", "tasks"),
     *("published", "unpublished", "differs"),
 )
-_TASK = ("title", "task", "options", "pixels", "samplers", "needs", "best_of")
+_TASK = ("title", "task", "options", "pixels", "samplers", "needs")
 _FIGURE = ("task", "method", "data", "figures", "source", "differs")
 
 
@@ -36,7 +36,6 @@ class Task:
         samplers: {sampler: options with it}.
         without: {sampler: why it has no cell}.
         needs: {option: what it is}; without it there is no cell.
-        best_of: seeds, of whose images the one with the least misfit counts.
     """
 
     name: str
@@ -47,7 +46,6 @@ class Task:
     samplers: Mapping[str, Mapping[str, Any]]
     without: Mapping[str, str]
     needs: Mapping[str, str]
-    best_of: int
 
 
 @dataclass(frozen=True)
@@ -191,8 +189,8 @@ def _mapping(content: Mapping[str, Any], key: str, where: str) -> dict[str, Any]
     return value
 
 
-def _number(content: Mapping[str, Any], key: str, where: str, default: int | None = None) -> int:
-    value = content.get(key, default)
+def _number(content: Mapping[str, Any], key: str, where: str) -> int:
+    value = content.get(key)
     if type(value) is not int or value < 1:
         raise ConfigError(f"{where}: {key}: expected a positive whole number, got {value}")
     return value
@@ -221,7 +219,6 @@ def _task(name: str, content: Any, where: str) -> Task:
         {sampler: value for sampler, value in samplers.items() if isinstance(value, dict)},
         {sampler: value for sampler, value in samplers.items() if isinstance(value, str)},
         _mapping(content, "needs", where),
-        _number(content, "best_of", where, 1),
     )
 
 

@@ -9,14 +9,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from reddiff_pl.errors import ConfigError
 from reddiff_pl.evaluation import tables
-from reddiff_pl.evaluation.compare import Evaluated, read
-from reddiff_pl.evaluation.statistics import finite, interval
 from reddiff_pl.files import write_atomically
 from reddiff_pl.options.shipped import shipped_configs
+from reddiff_pl.shards.layout import Run
 from reddiff_pl.suites.cells import Row
 from reddiff_pl.suites.suite import Figure, Suite
 from reddiff_pl.sweep.table import Outcome
@@ -66,39 +62,14 @@ def results(rows: Sequence[Row], outcomes: Mapping[str, Outcome], out: Path) -> 
 def _result(row: Row, outcomes: Mapping[str, Outcome], out: Path) -> Result:
     if row.why:
         return Result(row, why=row.why)
-    done = [outcomes.get(name, Outcome(note="not done yet")) for name in row.cells]
-    why = "; ".join(dict.fromkeys(one.note for one in done if one.note))
-    if not all(one.images for one in done):
-        return Result(row, why=why or "no image was restored")
+    done = outcomes.get(row.cell, Outcome(note="not done yet"))
+    if not done.images:
+        return Result(row, why=done.note or "no image was restored")
     try:
-        runs = [read(str(out / name)) for name in row.cells]
-    except ConfigError as error:
-        return Result(row, why=why or str(error))
-    left_out = runs[0].summary["left_out"]
-    if len(runs) == 1:
-        return Result(row, done[0].images, runs[0].summary["metrics"], why, left_out)
-    metrics = best_of(runs)
-    return Result(row, next(iter(metrics.values()), {"n": 0})["n"], metrics, why, left_out)
-
-
-def best_of(runs: Sequence[Evaluated]) -> dict[str, dict[str, Any]]:
-    """Means with intervals over the images that all runs have, of each the one with the least misfit."""
-    keys = [
-        key for key in runs[0].rows if all(run.rows.get(key, {}).get("misfit") is not None for run in runs)
-    ]
-    chosen = [min((run.rows[key] for run in runs), key=lambda row: row["misfit"] or 0.0) for key in keys]
-    found = {}
-    for metric in {metric for row in chosen for metric in row}:
-        values = np.array([row[metric] for row in chosen if row.get(metric) is not None], dtype=np.float64)
-        ends = interval(values, metric, share=metric.startswith(("top1", "top5")))
-        if ends.n:
-            found[metric] = {
-                "n": ends.n,
-                "mean": ends.mean,
-                "low": finite(ends.low),
-                "high": finite(ends.high),
-            }
-    return found
+        summary = json.loads(Run(out / row.cell).summary.read_bytes())
+        return Result(row, done.images, summary["metrics"], done.note, summary["left_out"])
+    except (OSError, ValueError, KeyError) as error:
+        return Result(row, why=done.note or f"not judged: {error}")
 
 
 def columns(suite: Suite, found: Sequence[Result]) -> list[str]:
@@ -107,8 +78,6 @@ def columns(suite: Suite, found: Sequence[Result]) -> list[str]:
     asked = [name for name in suite.metrics if name in tables.ORDER]
     names |= {name for name in asked if not any(one.startswith(name) for one in names)}
     names |= {metric for figure in suite.published for metric in figure.figures}
-    if "misfit" not in suite.metrics:
-        names -= {"misfit", "misfit_ratio"}  # which say what is best of several
     shown = (
         name for name in names if tables.metric(name).shown and not name.endswith(("-reference", "-start"))
     )
@@ -163,7 +132,6 @@ def _with_ends(name: str, entry: Mapping[str, Any] | None) -> str:
 def _about(table: Table) -> list[str]:
     """What the rows and columns are."""
     suite, found, side = table.suite, table.found, table.side
-    tasks = {result.row.task.name: result.row.task for result in found}
     lines = [f"tasks: {suite.source}"] if suite.source else []
     lines.append(f"options of all runs: {shlex.join(table.options)}")
     lines.append(f"images of {side}x{side} pixels; brackets are 95 % intervals over images")
@@ -172,12 +140,6 @@ def _about(table: Table) -> list[str]:
             f"the suite is for {suite.side} pixels: lengths of boxes and kernels are scaled to {side}, and what was "
             "published of larger or smaller images is no yardstick"
         )
-    for task in tasks.values():
-        if task.best_of > 1:
-            lines.append(
-                f"{task.title}: {task.best_of} seeds, each with noise of its own; of each image the one with the "
-                "least misfit"
-            )
     shipped = {Path(key).stem: path for key, path in shipped_configs().items() if key.startswith("samplers/")}
     for sampler in dict.fromkeys(result.row.sampler for result in found):
         if sampler in shipped:
@@ -245,7 +207,7 @@ def write(out: Path, table: Table) -> None:
             {
                 "task": result.row.task.name,
                 "sampler": result.row.sampler,
-                "cells": list(result.row.cells),
+                "cell": result.row.cell if result.row.options else None,
                 "images": result.images,
                 "metrics": dict(result.metrics),
                 "published": [asdict(figure) for figure in _published(suite, result.row)],
