@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import posixpath
+import struct
 import tarfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -65,6 +66,23 @@ def png(array: np.ndarray, **options) -> bytes:
     out = io.BytesIO()
     Image.fromarray(array).save(out, "PNG", **options)
     return out.getvalue()
+
+
+def tiff12(values: np.ndarray) -> bytes:
+    """A grey TIFF of 12 bits a value, (H, W): not every imagecodecs that reads them writes them."""
+    height, width = values.shape
+    bits = np.unpackbits(values.astype(">u2").view(np.uint8).reshape(height, width, 2), axis=2)[..., 4:]
+    data = np.packbits(bits.reshape(height, -1), axis=1).tobytes()
+    data += bytes(len(data) % 2)
+    tags = {256: width, 257: height, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: len(data)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return (
+        struct.pack("<2sHI", b"II", 42, 8 + len(data))
+        + data
+        + struct.pack("<H", len(tags))
+        + entries
+        + bytes(4)
+    )
 
 
 def npy(array: np.ndarray) -> bytes:

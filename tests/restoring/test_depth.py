@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from helpers import QUICK, npy, read_json, read_tar, write_shard
+from helpers import QUICK, npy, read_json, read_tar, tiff12, write_shard
 from PIL import Image
 
 from reddiff_pl.shards import decode
@@ -48,7 +48,7 @@ def test_what_comes_in_goes_out(reddiff, tmp_path):
         "colour16.png": imagecodecs.png_encode(np.ascontiguousarray(WORDS[..., :3])),
         "colour16alpha.tif": tiff(WORDS, photometric="rgb", extrasamples=["unassalpha"]),
         "dated.png": save(Image.fromarray(BYTES[..., :3]), "PNG", exif=date),
-        "grey12.tif": tiff(WORDS[..., 0] >> 4, bitspersample=12),
+        "grey12.tif": tiff12(WORDS[..., 0] >> 4),
         "grey16.png": imagecodecs.png_encode(LEVELS),
         "grey8alpha.png": save(Image.fromarray(np.ascontiguousarray(BYTES[..., 2:])), "PNG"),
         "inks.tif": save(Image.fromarray(BYTES, "CMYK"), "TIFF"),
