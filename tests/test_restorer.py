@@ -134,6 +134,55 @@ def test_deepinvs_own_test_loop_takes_it(tmp_path):
     assert results["PSNR"] > results["PSNR no learning"]
 
 
+class _Refined(deepinv.models.Reconstructor):
+    """RED-diff, and a layer behind it that is trained."""
+
+    def __init__(self, model: REDDiff) -> None:
+        super().__init__()
+        self.model = model
+        self.layer = torch.nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, y, physics, **kwargs):
+        x = self.model(y, physics)
+        return x + self.layer(x)
+
+
+def test_deepinvs_trainer_takes_it():
+    """As a fixed part of what is trained, on operators drawn anew for each batch."""
+    prior = Gaussian((1, 16, 16))
+    generator = deepinv.physics.generator.GaussianBlurGenerator((5, 5))
+    physics = deepinv.physics.BlurFFT((1, 16, 16), noise_model=deepinv.physics.GaussianNoise(0.05))
+    torch.manual_seed(0)
+    x = (prior.sample(torch.randn(8, 1, 16, 16)).float() + 1) / 2
+    model = _Refined(REDDiff(prior, evaluations=4))
+    layer = model.layer.weight.clone()
+    before = {name: value.clone() for name, value in model.model.state_dict().items()}
+    seen = []
+    trainer = deepinv.Trainer(
+        model,
+        physics,
+        torch.optim.Adam(model.layer.parameters(), 0.01),
+        torch.utils.data.DataLoader(list(x), batch_size=4),
+        epochs=4,
+        losses=deepinv.loss.SupLoss(torch.nn.MSELoss()),
+        online_measurements=True,
+        physics_generator=generator,
+        metrics=deepinv.metric.PSNR(),
+        save_path=None,
+        device="cpu",
+        verbose=False,
+        show_progress_bar=False,
+    )
+    hook = model.register_forward_pre_hook(lambda _, given: seen.append(given[1].filter.clone()))
+    trainer.train()
+    hook.remove()
+    assert len(seen) == 8 and not torch.equal(seen[0], seen[1]), "other filters for each batch"
+    [losses] = trainer.loss_history.values()
+    assert len(losses) == 4 and losses[-1] < losses[0]
+    assert not torch.equal(model.layer.weight, layer)
+    assert all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())
+
+
 def test_it_begins_where_the_command_does():
     """Not at A_dagger(y), which is noise a thousand times the image's range for a blur."""
     prior = Gaussian((1, 32, 32))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Collection
 from types import ModuleType
 
 
@@ -17,3 +18,15 @@ def widen_tuples(module: ModuleType) -> None:
         for name, annotation in annotations.items():
             if isinstance(annotation, str):
                 annotations[name] = re.sub(r"\b([Tt]uple)\[(\w+)\]", r"\1[\2, ...]", annotation)
+
+
+def hide(module: ModuleType, names: Collection[str]) -> None:
+    """Keep arguments of a module's classes from the parser, for which their types have no form in YAML.
+
+    Of deepinv's generators of parameters: the dtype, the device and the random numbers, all of which are the loader's.
+    """
+    for _, found in inspect.getmembers(module, inspect.isclass):
+        if "__init__" in vars(found):
+            signature = inspect.signature(found.__init__)
+            kept = [one for name, one in signature.parameters.items() if name not in names]
+            vars(found)["__init__"].__signature__ = signature.replace(parameters=kept)

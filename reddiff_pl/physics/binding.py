@@ -91,6 +91,16 @@ def parameter_names(physics: Physics) -> list[str]:
     return [f"{name}{suffix}" for suffix, leaf in _leaves(physics) for name in _names(leaf)]
 
 
+def unset_parameters(physics: Physics) -> list[str]:
+    """Names of those that have no value yet."""
+    return [
+        f"{name}{suffix}"
+        for suffix, leaf in _leaves(physics)
+        for name in _names(leaf)
+        if leaf._buffers[name] is None
+    ]
+
+
 def binary_parameters(physics: Physics) -> set[str]:
     """Names of those that hold zeros and ones only."""
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import math
 import threading
 from collections.abc import Mapping
@@ -12,9 +13,10 @@ from typing import Literal
 
 import torch
 from deepinv.physics import Physics
+from deepinv.physics.generator import PhysicsGenerator
 from torch import Tensor
 
-from reddiff_pl.errors import SampleError
+from reddiff_pl.errors import ConfigError, SampleError
 from reddiff_pl.physics.binding import (
     Shape,
     bind,
@@ -23,6 +25,8 @@ from reddiff_pl.physics.binding import (
     draw_parameters,
     measured,
     measurement_scale,
+    parameter_names,
+    unset_parameters,
 )
 from reddiff_pl.physics.noise import MeasurementNoise, NoNoise, estimate_noise_std
 from reddiff_pl.physics.sizes import image_shape, measurement_shape, measures_everything
@@ -44,6 +48,10 @@ class Degradation:
             None: that of `noise`.
         fit: what becomes of clean images: "crop" to `shape`, or "whole", as they are.
         size: height and width of the images of measurements, where these leave it open.
+        generator: draws parameters of one image in place of the operator; each draw is seeded by the image's key.
+
+    Raises:
+        ConfigError: the generator draws something that the operator does not have.
 
     Attributes:
         scale: what one unit of [0, 1] is in the measurement's range.
@@ -58,6 +66,7 @@ class Degradation:
         sigma_y: float | str | None = None,
         fit: Literal["crop", "whole"] = "crop",
         size: tuple[int, int] | None = None,
+        generator: PhysicsGenerator | None = None,
     ) -> None:
         self.noise, self.shape, self.seed, self.sigma_y = noise, shape, seed, sigma_y
         self.fit, self.size = fit, size
@@ -65,6 +74,10 @@ class Degradation:
         self.physics = copy.deepcopy(physics)  # deepinv's own clone() walks the whole interpreter
         self._configured = configured_parameters(self.physics)
         self._local = threading.local()
+        self.generator = generator
+        self._generating = threading.Lock()  # generators keep the state of their draws
+        if generator is not None:
+            self._check_generator(generator)
 
     def bound(self, params: Mapping[str, Tensor], shape: Shape | None = None) -> Physics:
         """This thread's own operator with the parameters of one image, (C, H, W)."""
@@ -97,7 +110,36 @@ class Degradation:
 
     def _drawn(self, key: str, given: Mapping[str, Tensor], shape: Shape) -> dict[str, Tensor]:
         """What is random of the operator and not given."""
-        return draw_parameters(self.physics, shape, stream(self.seed, key, "mask"), given)
+        random = stream(self.seed, key, "mask")
+        if self.generator is None:
+            return draw_parameters(self.physics, shape, random, given)
+        drawn = self._generated(self.generator, shape, int(torch.randint(2**31, (), generator=random)))
+        check_parameters(self.physics, shape, drawn)
+        return draw_parameters(self.physics, shape, random, {**drawn, **given}) | drawn
+
+    def _generated(self, generator: PhysicsGenerator, shape: Shape, seed: int) -> dict[str, Tensor]:
+        """What a generator of deepinv's draws for one image: {name: (...)} with no batch dimension."""
+        sized = "img_size" in inspect.signature(generator.step).parameters
+        with self._generating:
+            generator.rng_manual_seed(seed)  # a mixture's own choice, which `step` does not seed
+            drawn = generator.step(batch_size=1, seed=seed, **({"img_size": shape[1:]} if sized else {}))
+        return {name: value[0].clone() for name, value in drawn.items()}
+
+    def _check_generator(self, generator: PhysicsGenerator) -> None:
+        known = parameter_names(self.physics)
+        name = type(generator).__name__
+        try:
+            drawn = self._generated(generator, self.shape, 0)
+        except Exception as error:  # any generator may be named, and raises what it likes
+            raise ConfigError(
+                f"--model.generator: {name} cannot draw: {type(error).__name__}: {error}"
+            ) from error
+        for parameter in drawn:
+            if parameter not in known:
+                raise ConfigError(
+                    f"--model.generator: {name} draws {parameter}, which the operator does not have; it has "
+                    f"{', '.join(known) or 'no parameters'}"
+                )
 
     @torch.no_grad()
     def __call__(self, x: Tensor, key: str, given: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -114,11 +156,17 @@ class Degradation:
     def _measure(self, physics: Physics, x: Tensor) -> Tensor:
         """
         Raises:
-            SampleError: the operator does not take images of this size, though it takes others.
+            SampleError: the operator does not take images of this size, though it takes others; or it lacks a
+                parameter, which the sample must bring.
         """
         try:
             return physics.A(x)
         except Exception as error:  # any operator may be named, and raises what it likes
+            if lacking := unset_parameters(physics):
+                raise SampleError(
+                    f"the operator has no {' or '.join(lacking)}: the sample must bring it, or --model.generator draw "
+                    f"it ({' '.join(str(error).split())[:200]})"
+                ) from error
             if _shape(x[0]) == self.shape:
                 raise
             raise SampleError(f"the operator does not take an image of {_shape(x[0])}: {error}") from error

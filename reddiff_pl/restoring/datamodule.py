@@ -13,6 +13,7 @@ from typing import Literal
 
 import torch
 from deepinv.physics import Physics
+from deepinv.physics.generator import PhysicsGenerator
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -74,6 +75,7 @@ class ShardDataModule(LightningDataModule):
         seed: the run's seed. Filled in from --seed.
         physics: the operator. Filled in from the model.
         noise: the measurement noise. Filled in from the model.
+        generator: draws the operator's parameters. Filled in from the model.
         shape: (C, H, W) of the prior. Filled in from the model.
         classes: number of classes of the prior; 0: it takes no labels. Filled in from the model.
         default_label: class of samples without a `label` in their KEY.json. Filled in from the model.
@@ -107,6 +109,7 @@ class ShardDataModule(LightningDataModule):
         seed: int = 0,
         physics: Physics | None = None,
         noise: MeasurementNoise | None = None,
+        generator: PhysicsGenerator | None = None,
         shape: tuple[int, int, int] | None = None,
         classes: int = 0,
         default_label: int | None = None,
@@ -145,7 +148,9 @@ class ShardDataModule(LightningDataModule):
         self.max_sample_mib = max_sample_mib
         self.room = Room(decode_mib << 20)
         self.run = Run(out) if out is not None else None
-        self.degradation = Degradation(physics, noise or NoNoise(), shape, seed, sigma_y, fit, sides)
+        self.degradation = Degradation(
+            physics, noise or NoNoise(), shape, seed, sigma_y, fit, sides, generator
+        )
         self.retry_failed = retry_failed
         self.classes, self.default_label, self.words = classes, default_label, words
         self.rank, self.world = place(rank, world)

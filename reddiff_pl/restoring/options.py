@@ -10,7 +10,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from reddiff_pl.errors import ConfigError
-from reddiff_pl.options.annotations import widen_tuples
+from reddiff_pl.options.annotations import hide, widen_tuples
 from reddiff_pl.options.lazy_cli import LazyCLI
 from reddiff_pl.options.messages import with_values
 from reddiff_pl.options.shipped import shipped
@@ -42,6 +42,8 @@ class RestoreCLI(LazyCLI):
 
     def __init__(self, command: str, argv: list[str]) -> None:
         widen_tuples(deepinv.physics)
+        widen_tuples(deepinv.physics.generator)
+        hide(deepinv.physics.generator, ("dtype", "device", "rng"))
         defaults = [shipped("priors/bundled.yaml"), shipped("samplers/reddiff.yaml")]
         argv = expand(with_values(argv, self.flags), command)
         super().__init__(command, argv, Restoration, ShardDataModule, TRAINER_DEFAULTS, defaults)
@@ -86,6 +88,7 @@ class RestoreCLI(LazyCLI):
         parser.link_arguments("evaluations", "model.evaluations")
         parser.link_arguments("model.physics", "data.physics", apply_on="instantiate")
         parser.link_arguments("model.noise", "data.noise", apply_on="instantiate")
+        parser.link_arguments("model.generator", "data.generator", apply_on="instantiate")
         for name in ("shape", "classes", "default_label", "words"):
             parser.link_arguments(f"model.prior.{name}", f"data.{name}", apply_on="instantiate")
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 from deepinv.physics import Physics
+from deepinv.physics.generator import PhysicsGenerator
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
@@ -46,6 +47,8 @@ class Restoration(LightningModule):
         sampler: the restoration method.
         noise: noise added to measurements made from clean images. Measurements that come as such are left
             alone.
+        generator: draws the operator's parameters for clean images, one draw an image, in place of what the operator
+            itself draws: any deepinv.physics.generator.PhysicsGenerator.
         keep_steps: write the evolution of each image over so many of its steps (`KEY.steps.png`).
         keep_start: write A_dagger(y), which the sampler starts from, as a picture (`KEY.start.png`).
         num_samples: restorations of each image, with independent noise. With more than one their mean is written, and
@@ -69,6 +72,7 @@ class Restoration(LightningModule):
         sampler: Sampler,
         physics: Physics | None = None,
         noise: MeasurementNoise | None = None,
+        generator: PhysicsGenerator | None = None,
         keep_steps: int = 0,
         keep_start: bool = False,
         num_samples: int = 1,
@@ -89,7 +93,7 @@ class Restoration(LightningModule):
         written.check(output, prior.shape[0])
         self.num_samples, self.keep_samples, self.samples = num_samples, keep_samples, samples
         self.output = output
-        self.prior, self.physics, self.noise = prior, physics, noise
+        self.prior, self.physics, self.noise, self.generator = prior, physics, noise, generator
         self.sampler = sampler if evaluations is None else sampler.with_evaluations(evaluations)
         self.keep_steps, self.keep_start = keep_steps, keep_start
         self.noise_device, self.seed = noise_device, seed
