@@ -79,11 +79,17 @@ class Bench:
             self._samples = {task: (physics, samples)}  # one task at a time is kept
         physics, samples = self._samples[task]
         physics = physics.to(self.device)
-        names = samples[0].params
-        bind(physics, {n: torch.stack([s.params[n] for s in samples]).to(self.device) for n in names})
+        bind(physics, self.params(task))
         y, x = (torch.stack([getattr(s, n) for s in samples]).to(self.device) for n in ("y", "x"))
         noise_std = torch.tensor([s.noise_std for s in samples], device=self.device)
         return physics, [s.key for s in samples], y, noise_std, x
+
+    def params(self, task: str) -> dict[str, Tensor]:
+        """What the operator of a task that `measured` was asked for has of every photo."""
+        _, samples = self._samples[task]
+        return {
+            name: torch.stack([s.params[name] for s in samples]).to(self.device) for name in samples[0].params
+        }
 
     def do(self, job: Job) -> dict[str, Any]:
         """Restore; returns per-photo PSNR and SSIM, evaluations and seconds, or why it cannot be done."""

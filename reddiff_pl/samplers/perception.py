@@ -19,6 +19,12 @@ so that what is measured informs what is not, the noise in y is the posterior's 
 fields a step of any length is exact. The last step takes no draws. Noise-free measurements are then met exactly by the
 proximal step, which is all that nonlinear operators have.
 
+Levels are even in log r / (1 + r): few for what is coarse, and short steps where fine structure is decided, in which
+the draws, as strong in a plain sky as in grass, weigh little.
+
+From level 150 on nothing is left of the estimate: each sample of the posterior begins at noise alone, and several find
+its modes.
+
 What a sample adds to coarse structure costs most of the decibels and is seen least: `cut` keeps what is coarser as the
 estimate has it.
 
@@ -44,7 +50,7 @@ from reddiff_pl.priors.base import host_abar, per_image
 from reddiff_pl.samplers.base import Problem, ProblemState, Sampler, steps_for
 from reddiff_pl.samplers.options import check_option
 from reddiff_pl.samplers.starts import Field, coarse, regress
-from reddiff_pl.samplers.timesteps import levels
+from reddiff_pl.samplers.timesteps import nearest_timestep
 
 R_MIN = 0.02  # the last level: half a grey value of 8 bits
 TOLERANCE = 1e-6  # weight of the guess where a noise-free measurement is met
@@ -73,12 +79,29 @@ class RenoiseState(ProblemState):
     problem: tuple[Physics, Tensor, Tensor] = field(init=False)
 
 
+def levels(abar: Tensor, steps: int, level: float) -> list[int]:
+    """At most `steps` timesteps, descending, whose r_t fall from `level` to R_MIN, or half of a level below that.
+
+    Args:
+        abar: the prior's, (T,), on the CPU.
+        steps: how many; less where they fall on one timestep.
+        level: the first r.
+    """
+    first = min(level, math.sqrt((1 - float(abar[-1])) / float(abar[-1])))
+    last = min(R_MIN, first / 2)
+    ends = [r / (1 + r) for r in (first, last)]
+    shares = [ends[0] * (ends[1] / ends[0]) ** (i / max(steps - 1, 1)) for i in range(steps)]
+    return sorted({nearest_timestep(abar, share / (1 - share)) for share in shares}, reverse=True)
+
+
 class Renoise(Sampler):
     """A sample of the posterior near an estimate: x_init, by default A_dagger(y). For any operator.
 
     Args:
-        steps: noise levels, evenly in log r; one network evaluation each, less where they fall on one timestep.
-        level: the noise r = sigma_t / alpha_t that the estimate gets, at least 1e-3.
+        steps: noise levels, evenly in log r / (1 + r); one network evaluation each, less where they fall on one
+            timestep.
+        level: the noise r = sigma_t / alpha_t that the estimate gets, at least 1e-3; the prior's largest where that is
+            less.
         cut: what is coarser than so many cycles a pixel stays as the estimate has it, half of it at the cut; 0:
             nothing.
         inner_steps: iterations of the proximal step, for operators whose decomposition is not known.
@@ -99,8 +122,7 @@ class Renoise(Sampler):
 
     def begin(self, problem: Problem) -> RenoiseState:
         schedule, noise_std = host_abar(problem.prior), problem.known_noise()
-        times = levels("log_snr", schedule, self.steps, self.level, min(R_MIN, self.level / 2))
-        times = sorted(set(times), reverse=True)
+        times = levels(schedule, self.steps, self.level)
         estimate = problem.start()
         return RenoiseState.begin(
             problem,

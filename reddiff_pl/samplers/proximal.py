@@ -25,9 +25,6 @@ are left for what it cannot. Noise levels are given as r_t, so that a setting me
 `perception` above 0 renoises the estimate and walks on from there as a sampler of the posterior (`perception.py`):
 sharper, and less faithful.
 
-Samples instead of one estimate: with sigma_x0 = r_t, lr 1 and no momentum a step is mu + r_t^2 score + sqrt(2) r_t n
-where r_t is small, Langevin's own step, so that the iterates spread as the posterior does (`temperature` 1).
-
 References:
     A Variational Perspective on Solving Inverse Problems with Diffusion Models | https://arxiv.org/abs/2305.04391
     Stochastic (Approximate) Proximal Point Methods: Convergence, Optimality, and Adaptivity
@@ -95,8 +92,6 @@ class ProximalREDDiff(Sampler):
         local_variance: c, the variance of images about the estimate that is assumed, on the [-1, 1] scale; 0 steps no
             further than the denoiser. Above 0 best with `antithetic`. null: .25 over the square of the number of steps,
             but at most .01: fewer steps go further.
-        temperature: standard deviation of q(x0|y) in units of r_t. 0 makes one estimate; 1, with lr 1, a constant
-            schedule, no momentum and no average, draws samples of the posterior.
         antithetic: evaluate z and -z and average: two network evaluations a draw.
         draws: draws of z that are averaged in a step.
         most_steps: into how many steps --evaluations is divided at most; the others are draws. Many steps lead noisy
@@ -130,7 +125,6 @@ class ProximalREDDiff(Sampler):
         lam: float = 1e-5,
         noise_weight: float = 0.7,
         local_variance: float | None = None,
-        temperature: float = 0.0,
         antithetic: bool = True,
         draws: int = 1,
         most_steps: int = 25,
@@ -153,7 +147,6 @@ class ProximalREDDiff(Sampler):
         check_option("lam", lam, 1e-8)
         check_option("noise_weight", noise_weight)
         check_option("local_variance", local_variance or 0)
-        check_option("temperature", temperature)
         check_option("average", average, 0, 1)
         check_option("stop_at_noise", stop_at_noise or 0)
         check_option("perception", perception, 0, 1)
@@ -169,7 +162,7 @@ class ProximalREDDiff(Sampler):
         self.lr_schedule: StepSizes = lr_schedule
         self.antithetic, self.draws, self.most_steps = antithetic, draws, most_steps
         self.average, self.stop_at_noise = average, stop_at_noise
-        self.local_variance, self.temperature, self.inner_steps = local_variance, temperature, inner_steps
+        self.local_variance, self.inner_steps = local_variance, inner_steps
         self.perception, self.perception_level = perception, perception_level
         self.perception_cut, self.perception_steps = perception_cut, perception_steps
 
@@ -237,15 +230,12 @@ class ProximalREDDiff(Sampler):
         abar = state.abar[n]
         alpha, sigma, variance = abar**0.5, (1 - abar) ** 0.5, (1 - abar) / abar
         state.t = torch.full_like(state.t, state.times[n])
-        xh = mu
-        if self.temperature:
-            xh = mu + self.temperature * (sigma / alpha) * state.normal("z0")
         signs = (1.0, -1.0) if self.antithetic else (1.0,)
         x0_hat = torch.zeros_like(mu)
         for k in range(self.draws):
             z = state.noise.normal("z", mu.shape[1:], mu.dtype, n, k)
             for sign in signs:
-                x_t = alpha * xh + sigma * (sign * z)
+                x_t = alpha * mu + sigma * (sign * z)
                 x0_hat += (x_t - sigma * state.eps(x_t)) / (alpha * len(signs) * self.draws)
 
         physics, y, noise_std = state.problem
