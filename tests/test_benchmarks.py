@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from helpers import VAL_SHARD
 
-from benchmarks import families, latents, methods, objectives, precision, quality, table
+from benchmarks import coverage, families, latents, methods, objectives, precision, quality, table
 from benchmarks import jobs as j
 from benchmarks.plug_and_play import plug_and_play
 from reddiff_pl.physics import Denoising
@@ -135,3 +135,27 @@ def test_latents_come_to_a_fit_as_they_were(tmp_path):
 def test_two_objectives_are_compared_photo_by_photo():
     lines = objectives.table([("denoising, dB", [20.0, 22.0], [21.0, 22.5], ".2f")]).splitlines()
     assert lines[2] == "| denoising, dB | 21.00 | 21.75 | +0.75 ± 0.25 |"
+
+
+def test_coverage_of_draws_like_the_truth():
+    """19 more draws of what the truth is a draw of: their range holds it 90 % of the time, measured pixels aside."""
+    draw = torch.randn(20, 4, 1, 64, 64, generator=torch.Generator().manual_seed(0)) / 4
+    left = torch.zeros(4, 1, 64, 64, dtype=torch.bool)
+    left[..., 32:] = True
+    truth = torch.where(left, draw[0], 2.0)  # what is measured does not count
+    result = coverage.judged(draw[1:], truth, left)
+    assert abs(result["coverage"].mean() - 0.9) < 0.01
+    assert abs((result["spread"].mean() / result["error"].mean()).sqrt() - 1) < 0.02
+    wide = coverage.judged(2 * draw[1:], truth, left)
+    assert (wide["coverage"] > 0.97).all() and wide["spread"].mean() > 2 * wide["error"].mean()
+
+
+def test_coverage_of_photos(capsys):
+    """Every sample has its own noise, and the pixels that its own photo's mask left out."""
+    arguments = ["--count", "2", "--samples", "3", "--rows", "4", "--tasks", "inpainting_random"]
+    methods = ["--method", 'Renoise {"steps": 4}', "--method", 'DDNM {"steps": 4}']
+    assert coverage.main([*arguments, *methods]) == 0
+    lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| inp")]
+    assert [line[2] for line in lines] == ["4", "4"]
+    for *_, spread, sample, mean in lines:
+        assert float(spread) > 0.3 and 5 < float(sample) < float(mean.rstrip(" |"))

@@ -122,6 +122,8 @@ def _identity(text: str) -> dict[str, Any]:
     dial = "model.sampler.init_args.perception"
     if not flat.get(dial):  # what it would do does not matter, and older runs do not name it
         flat = {key: value for key, value in flat.items() if not key.startswith(dial)}
+    if not flat.get(gone := "model.sampler.init_args.temperature"):  # was an option, and did nothing at 0
+        flat.pop(gone, None)
     flat["seed"] = config.get("seed")
     data = config.get("data") or {}
     flat |= {f"data.{key}": data.get(key) for key in ("size", "sigma_y", "batch_size")}

@@ -1,4 +1,4 @@
-"""Restoration that knows the noise: posterior means, posterior spread, and when to stop, in closed form."""
+"""Restoration that knows the noise: posterior means, and when to stop, in closed form."""
 
 from __future__ import annotations
 
@@ -61,7 +61,6 @@ class Problem:
         C = self.prior.prior.covariance()
         gain = torch.linalg.solve(A @ C @ A.T + s**2 * torch.eye(len(A), dtype=torch.float64), A @ C).T
         self.mean = (rows @ gain.T).reshape(-1, 1, N, N)
-        self.variance = (C - gain @ A @ C).diagonal().clamp(min=0).reshape(1, N, N)
 
     def restore(self, sampler: Sampler, sample: int = 0, noise_std: bool = True) -> Tensor:
         noise = SeededNoise(0, ["a", "b"], sample=sample)
@@ -76,9 +75,6 @@ class Problem:
 
 
 SHIPPED = yaml.safe_load((CONFIGS / "samplers" / "reddiff.yaml").read_text())["model"]["sampler"]["init_args"]
-SAMPLES = yaml.safe_load((CONFIGS / "samplers" / "reddiff_samples.yaml").read_text())["model"]["sampler"][
-    "init_args"
-]
 ADAM = {
     "steps": 100,
     "antithetic": True,
@@ -121,16 +117,6 @@ def test_knowing_the_noise_is_what_does_it(task: str) -> None:
     sampler = ProximalREDDiff(**SHIPPED)
     known, unknown = (problem.error(problem.restore(sampler, noise_std=told)) for told in (True, False))
     assert known < 0.5 * unknown
-
-
-@pytest.mark.parametrize(("task", "sigma_y"), LEVELS)
-def test_samples_spread_as_the_posterior_does(task: str, sigma_y: float) -> None:
-    """As shipped: standard deviations over restorations are the posterior's, on average within 5 %."""
-    problem = Problem(task, sigma_y)
-    sampler = ProximalREDDiff(**SAMPLES)
-    samples = torch.stack([problem.restore(sampler, i) for i in range(16)])
-    ratio = (samples.var(0).mean() / problem.variance.mean()).sqrt()
-    assert ratio == pytest.approx(1, abs=0.05)
 
 
 @pytest.mark.parametrize("make", [ProximalREDDiff, REDDiff])
