@@ -72,16 +72,22 @@ def _result(row: Row, outcomes: Mapping[str, Outcome], out: Path) -> Result:
         return Result(row, why=done.note or f"not judged: {error}")
 
 
+def _family(name: str) -> str:
+    """The word of `evaluate --metrics` that a metric comes with."""
+    kind = name.partition("-")[0]
+    return {"top1": "top", "top5": "top", "patch": "patches"}.get(kind, kind)
+
+
 def columns(suite: Suite, found: Sequence[Result]) -> list[str]:
-    """The metrics that the table shows: all that were found, those of the suite, and those that were published."""
-    names = {metric for result in found for metric in result.metrics}
-    asked = [name for name in suite.metrics if name in tables.ORDER]
-    names |= {name for name in asked if not any(one.startswith(name) for one in names)}
+    """The metrics that the table shows: those of the suite that were found or may be, and those that were published."""
+    there = {
+        name for result in found for name in result.metrics if not name.endswith(("-reference", "-start"))
+    }
+    names = {name for name in there if _family(name) in suite.metrics}
+    have = {_family(name) for name in names}
+    names |= {name for name in suite.metrics if name in tables.ORDER and name not in have}
     names |= {metric for figure in suite.published for metric in figure.figures}
-    shown = (
-        name for name in names if tables.metric(name).shown and not name.endswith(("-reference", "-start"))
-    )
-    return sorted(shown, key=tables.order)
+    return sorted((name for name in names if tables.metric(name).shown), key=tables.order)
 
 
 def _published(suite: Suite, row: Row) -> list[Figure]:
@@ -105,7 +111,7 @@ def layout(table: Table) -> tuple[list[str], list[list[str]], list[str]]:
                 for i, figure in enumerate(figures, 1)
                 if name in figure.figures and any(figure is one for one in _published(suite, result.row))
             ]
-            row += [_with_ends(name, result.metrics.get(name)), ", ".join(said) or "-"]
+            row += [_with_ends(name, result.metrics.get(name), result.images), ", ".join(said) or "-"]
         body.append([*row, f"{result.images}" if result.images else "-"])
     lines = [*_about(table), *_gaps(suite, found)]
     lines += [f"[{i}] {figure.line()}" for i, figure in enumerate(figures, 1)]
@@ -119,14 +125,14 @@ def _as_written(value: float, name: str) -> str:
     return f"{value:.2f}" if tables.metric(name).digits == 2 else f"{value:g}"
 
 
-def _with_ends(name: str, entry: Mapping[str, Any] | None) -> str:
+def _with_ends(name: str, entry: Mapping[str, Any] | None, images: int) -> str:
     metric = tables.metric(name)
     if entry is None:
         return "-"
     text = metric.text(tables.value_of(entry))
-    if entry.get("low") is None:
-        return text
-    return f"{text} [{metric.text(entry['low'])}, {metric.text(entry['high'])}]"
+    if entry.get("low") is not None:
+        text += f" [{metric.text(entry['low'])}, {metric.text(entry['high'])}]"
+    return text if entry["n"] == images else f"{text} of {entry['n']}"
 
 
 def _about(table: Table) -> list[str]:
@@ -134,7 +140,9 @@ def _about(table: Table) -> list[str]:
     suite, found, side = table.suite, table.found, table.side
     lines = [f"tasks: {suite.source}"] if suite.source else []
     lines.append(f"options of all runs: {shlex.join(table.options)}")
-    lines.append(f"images of {side}x{side} pixels; brackets are 95 % intervals over images")
+    lines.append(
+        f"images of {side}x{side} pixels; brackets are 95 % intervals over images; of N: over N images"
+    )
     if side != suite.side:
         lines.append(
             f"the suite is for {suite.side} pixels: lengths of boxes and kernels are scaled to {side}, and what was "
@@ -155,6 +163,10 @@ def _gaps(suite: Suite, found: Sequence[Result]) -> list[str]:
     lines = [f"{where}: {why}" for why, where in _where(rows, {id(r.row): r.why for r in found if r.why})]
     left_out = {name: why for result in found for name, why in result.left_out.items()}
     lines += [f"{name}: left out; {why}" for name, why in left_out.items()]
+    have = {_family(name) for result in found for name in result.metrics}
+    lacking = [name for name in suite.metrics if name not in have and name not in ", ".join(left_out)]
+    if have and lacking:
+        lines.append(f"{', '.join(lacking)}: no image could be judged; each cell's summary.json says why")
     none = {
         id(row): suite.why_not(row.task.name, row.sampler)
         or "none is entered; --published takes a file of them"

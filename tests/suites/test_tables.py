@@ -114,7 +114,7 @@ def test_the_tables_by_one_command(reddiff, base, tmp_path):
 def test_a_suite_of_ones_own_with_figures_of_ones_own(reddiff, base, tmp_path):
     suite, figures, out = tmp_path / "mine.yaml", tmp_path / "figures.yaml", tmp_path / "out"
     suite.write_text(
-        "{title: Mine, side: 16, limit: 2, samplers: [reddiff], metrics: [psnr, lpips],\n"
+        "{title: Mine, side: 16, limit: 2, samplers: [reddiff], metrics: [psnr, lpips, msssim, top],\n"
         " tasks: {blur: {task: nonlinear_blur, needs: {model.physics.init_args.path: a network},\n"
         "  samplers: {reddiff: {model.sampler.init_args.r_max: 0.7}}}}}"
     )
@@ -125,7 +125,9 @@ def test_a_suite_of_ones_own_with_figures_of_ones_own(reddiff, base, tmp_path):
     code, printed = reddiff(*command, *needed)
     assert code == 0, printed
     [row] = of_markdown((out / "tables.md").read_text())
-    assert row["published"] == ["20.00 [1]", "-"] and row["images"] == ["3"], "--limit wins"
+    assert row["published"][:2] == ["20.00 [1]", "-"] and row["images"] == ["3"], "--limit wins"
+    assert not any(name.startswith("FD") for name in row) and "msssim: no image could be judged" in printed
+    assert re.fullmatch(r"[\d.]+ \[.*\] of 1", row["top-1 [%] (efficientnet-lite0) ↑"][0]), "one has a label"
     assert row["LPIPS ↓"] == ["-"] and "lpips: left out; no alexnet" in printed
     config = yaml.safe_load((out / "blur-reddiff" / "config.yaml").read_text())
     assert config["model"]["sampler"]["init_args"]["r_max"] == 0.7
