@@ -96,8 +96,14 @@ class ProblemState(State):
         return self.noise.normal(name, self.x.shape[1:], self.x.dtype, self.step)
 
     def eps(self, x_t: Tensor) -> Tensor:
-        """The network's eps at x_t of this state's t, like x_t. Differentiable where grad is enabled."""
-        return self.prior.eps(x_t, self.t, self.label).to(x_t.dtype)
+        """The network's eps at x_t of this state's t, like x_t. Differentiable where grad is enabled.
+
+        Args:
+            x_t: (B, C, H, W), or k times as many, in the order of k batches.
+        """
+        times = len(x_t) // len(self.t)
+        label = None if self.label is None else self.label.repeat(times)
+        return self.prior.eps(x_t, self.t.repeat(times), label).to(x_t.dtype)
 
 
 class Sampler:

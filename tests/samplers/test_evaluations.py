@@ -46,7 +46,7 @@ class Counted(Gaussian):
     evaluations = 0
 
     def eps(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        self.evaluations += 1
+        self.evaluations += len(x_t)  # one image
         return super().eps(x_t, t, label)
 
 

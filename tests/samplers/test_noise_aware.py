@@ -28,7 +28,7 @@ class Counted(Prior):
         self.abar = prior.abar
 
     def eps(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        self.evaluations += 1
+        self.evaluations += len(x_t) // 2  # images
         return self.prior.eps(x_t, t, label)
 
 

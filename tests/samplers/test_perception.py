@@ -30,7 +30,7 @@ class CountedPrior(Prior):
         self.shape, self.abar, self.calls = PRIOR.shape, PRIOR.abar, 0
 
     def eps(self, x_t, t, label=None):
-        self.calls += 1
+        self.calls += len(x_t) / COUNT
         return PRIOR.eps(x_t, t, label)
 
 
