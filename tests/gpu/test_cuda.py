@@ -41,6 +41,7 @@ def test_with_noise_from_the_cpu_the_devices_agree(reddiff, tmp_path, task):
         "--data.shards",
         VAL_SHARD,
         "--limit=8",
+        "--model.prior.init_args.precision=32",
     ]
     for device, options in {
         "cpu": ["--trainer.accelerator=cpu"],
