@@ -105,7 +105,8 @@ def test_memory_runs_out(tmp_path):
     """A real out-of-memory error of the allocator: the batch is halved until it fits."""
     program = (
         "import sys, torch\n"
-        "torch.cuda.set_per_process_memory_fraction(0.01)\n"
+        "whole = torch.cuda.get_device_properties(0).total_memory\n"
+        "torch.cuda.set_per_process_memory_fraction(0.6 * 2**30 / whole)\n"
         "from reddiff_pl.__main__ import main\nsys.exit(main(sys.argv[1:]))"
     )
     command = [

@@ -57,8 +57,7 @@ class Graphs:
             while len(self.graphs) > self.keep - len(self.ways):
                 self.graphs.popitem(last=False)
             try:
-                for way in self.ways:
-                    self._try(inputs, way)
+                self._try(inputs)
                 for way in self.ways:
                     self.graphs[(*way.items(), *shapes)] = self._captured(inputs, way)
             except torch.OutOfMemoryError:
@@ -76,12 +75,13 @@ class Graphs:
         self.graphs.clear()
         self._pool = None
 
-    def _try(self, inputs: tuple[Tensor | None, ...], how: dict[str, Any]) -> None:
-        """Compiles kernels, makes libraries' workspaces: neither can be captured."""
-        side = torch.cuda.Stream()
+    def _try(self, inputs: tuple[Tensor | None, ...]) -> None:
+        """All ways: compiles kernels, makes libraries' workspaces, neither of which can be captured."""
+        side = torch.cuda.Stream()  # one for all, since each has memory of its own
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            self.function(*inputs, **how)
+            for way in self.ways:
+                self.function(*inputs, **way)
         torch.cuda.current_stream().wait_stream(side)
 
     def _captured(self, given: tuple[Tensor | None, ...], how: dict[str, Any]) -> _Graph:
