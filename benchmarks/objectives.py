@@ -2,7 +2,7 @@
 
     python -m benchmarks.objectives --shards 'photos/train-*.tar' --minutes 3.2 --out runs/objectives      # on a GPU
     python -m benchmarks.objectives --shards tests/data/val-000000.tar --out /tmp/o --limit 2 -- \\
-        --model.max_steps 2 --data.batch_size 4 --model.compile false --trainer.precision 32-true
+        --model.max_steps 2 --data.batch_size 4 --trainer.precision 32-true
 
 Both train at the same time on one device, so that neither has it for itself. Then the error of their noise on the val
 photos, at the same noise levels and with the same draws, and PSNR of the shipped sampler in 20 evaluations by task.
@@ -29,12 +29,13 @@ from benchmarks.precision import psnr
 OBJECTIVES = {"epsilon": "UNet", "flow": "Flow"}
 TASKS = ("denoising", "inpainting_random", "superresolution_4x", "deblur_aniso")
 CONFIGS = Path(__file__).parent.parent / "configs"
-# for minutes: smaller batches and a shorter memory than for hours
+# for minutes: smaller batches and a shorter memory than for hours, and no compilation, which takes most of them
 SHORT = [
     "--data.batch_size=128",
     "--model.lr=5e-4",
     "--model.warmup_steps=100",
     "--model.ema_decays=[0.99, 0.998]",
+    "--model.compile=false",
 ]
 
 

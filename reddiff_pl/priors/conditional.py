@@ -19,6 +19,7 @@ from reddiff_pl.priors.families import Call, stable_diffusion_conditions
 from reddiff_pl.priors.forward import most_at_a_time
 from reddiff_pl.priors.fused.graphs import Graphs
 from reddiff_pl.priors.fused.obstacle import obstacle
+from reddiff_pl.priors.precision import sound_attention
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class ConditionalForward:
         if not asked.x.is_cuda or torch.is_grad_enabled():
             # blocks that were compiled are not for gradients
             eager = torch.compiler.set_stance("force_eager") if self._fast else contextlib.nullcontext()
-            with eager:
+            with eager, sound_attention(asked.x):
                 return self._plain(asked)[:, : self.channels].float()
         if self._fast is None:
             fast = self._fast_forward(asked)

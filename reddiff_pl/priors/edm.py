@@ -25,7 +25,7 @@ from reddiff_pl.errors import ConfigError
 from reddiff_pl.priors.base import Prior, labels_of, linear_abar, per_image
 from reddiff_pl.priors.checkpoints import check_finite
 from reddiff_pl.priors.loading import full_precision, load_weights
-from reddiff_pl.priors.precision import autocast
+from reddiff_pl.priors.precision import autocast, sound_attention
 from reddiff_pl.priors.prediction import channels_of
 
 
@@ -130,7 +130,7 @@ class EDM(Prior):
 
     def _network(self, x: Tensor, noise: Tensor, label: Tensor | None) -> Tensor:
         labels = (labels_of(self, label, len(x)).to(x.device),) if self.classes else ()
-        with autocast(x.device, self.precision):
+        with autocast(x.device, self.precision), sound_attention(x):
             output = self.network(x, noise, *labels)
         return channels_of(getattr(output, "sample", output), x, "network").float()
 

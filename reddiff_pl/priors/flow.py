@@ -33,7 +33,7 @@ from reddiff_pl.priors.loading import (
     part,
     scheduler_config,
 )
-from reddiff_pl.priors.precision import autocast, computing_dtype
+from reddiff_pl.priors.precision import autocast, computing_dtype, sound_attention
 from reddiff_pl.priors.prediction import channels_of, eps_from, flow_time, levels
 from reddiff_pl.priors.unet import check_size, padded, shape_of
 
@@ -180,7 +180,7 @@ class Flow(Prior):
         if self.forward_pass is not None:
             return self.forward_pass(x, time, labels)
         given = () if labels is None else (labels,)
-        with autocast(x.device, self._autocast(x.device)):
+        with autocast(x.device, self._autocast(x.device)), sound_attention(x):
             output = self.network(x, time, *given)
         return channels_of(getattr(output, "sample", output), x, "network").to(x.dtype)
 

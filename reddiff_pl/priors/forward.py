@@ -14,7 +14,7 @@ from reddiff_pl.errors import ConfigError
 from reddiff_pl.priors.fused.graphs import Graphs
 from reddiff_pl.priors.fused.obstacle import obstacle
 from reddiff_pl.priors.loading import full_precision
-from reddiff_pl.priors.precision import DTYPES
+from reddiff_pl.priors.precision import DTYPES, sound_attention
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +142,8 @@ class Forward:
         if x.device.type == "cpu":  # a tenth faster there
             x = x.contiguous(memory_format=torch.channels_last)
         # a graph must not keep the cache's copies of the weights
-        with torch.autocast(x.device.type, dtype, dtype != torch.float32, cache_enabled=not x.is_cuda):
+        cast = torch.autocast(x.device.type, dtype, dtype != torch.float32, cache_enabled=not x.is_cuda)
+        with cast, sound_attention(x):
             # t stays an integer or float32: bf16 would turn 937 into 936
             return self.network(x, t, class_labels=labels, return_dict=False)[0]
 
