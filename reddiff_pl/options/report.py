@@ -21,6 +21,14 @@ def parse_report(argv: Sequence[str]) -> argparse.Namespace:
         help="where the run's inputs are, if no longer where its configuration says; they give the references",
     )
     parser.add_argument(
+        "--beside",
+        metavar="OUT",
+        action="append",
+        default=[],
+        help="another run on the same inputs, the dial at another place say: its images to slide over this one's; may "
+        "be given several times",
+    )
+    parser.add_argument(
         "--by", metavar="METRIC", help="metric that says best and worst (default: psnr, else misfit)"
     )
     parser.add_argument(

@@ -26,19 +26,27 @@ def report(argv: list[str]) -> int:
     """
     options = parse_report(argv)
     results = Results(options.out, options.inputs, partial=True)
+    try:
+        others = [Results(out, partial=True) for out in options.beside]
+    except ConfigError as error:
+        raise ConfigError(f"--beside: {error}") from error
     facts = collect(results)
     rows = read_rows(results)
     by = _metric(rows, options.by)
     choice = choose(rows, by, options.images)
     large = [*choice.best, *choice.median, *choice.worst]
     # as text, bytes take a third more
-    pictures = album(results, rows, large, choice.sample, options.megabytes * MEGABYTE)
+    pictures = album(results, rows, large, choice.sample, options.megabytes * MEGABYTE, others)
     summary = read_summary(results.run, rows.metrics)
     if pictures.thumbs and not any("measurement" in one.pictures for one in pictures.thumbs):
         results.notes.append(
             "no pictures of measurements: `reddiff restore --model.keep_start true` keeps what the sampler starts from"
         )
-    notes = [*facts.survey["notes"], *results.notes, *summary.notes]
+    notes = [
+        *facts.survey["notes"],
+        *results.notes,
+        *summary.notes,
+    ]
     page = render(facts, rows, choice, pictures, by, summary, notes, results.config)
     path = results.run.report
     try:

@@ -16,7 +16,7 @@ import numpy as np
 import reddiff_pl
 from reddiff_pl.report.charts import TASKS_DRAWN, histogram, timeline
 from reddiff_pl.report.collect import Facts
-from reddiff_pl.report.pictures import KINDS, Album, Shown, gradient
+from reddiff_pl.report.pictures import Album, Shown, gradient
 from reddiff_pl.report.rows import Choice, Metric, Rows
 from reddiff_pl.report.settings import class_name, clean
 from reddiff_pl.report.summary import Summary
@@ -76,7 +76,7 @@ def render(
         data=_data(rows, shown, by),
         rows=rows,
         album=shown,
-        kinds=KINDS,
+        kinds=shown.kinds,
         gradient=gradient(),
         found={kind for one in [*shown.large.values(), *shown.thumbs] for kind in one.pictures},
         notes=list(dict.fromkeys(clean(note, 400) for note in notes)),
@@ -165,7 +165,7 @@ def _hero(rows: Rows, choice: Choice, shown: Album) -> dict[str, Any] | None:
         one = shown.large.get(row)
         if one is None or "restored" not in one.pictures:
             continue
-        for kind in ("measurement", "reference"):
+        for kind in ("beside0", "measurement", "reference"):
             if kind in one.pictures:
                 return {**_entry(rows, one), "before": kind}
     return None
@@ -202,7 +202,7 @@ def _data(rows: Rows, shown: Album, by: Metric | None) -> dict[str, Any]:
             for metric in metrics
         ],
         "by": next((i for i, metric in enumerate(metrics) if by and metric.name == by.name), -1),
-        "kinds": KINDS,
+        "kinds": shown.kinds,
         "items": [
             {
                 "row": one.row,

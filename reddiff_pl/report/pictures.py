@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -66,15 +66,24 @@ class Album:
         thumbs: the sample of all, in its order.
         scale: error, on the [0, 1] scale, that the brightest colour stands for.
         side: largest side of the thumbs in pixels.
+        kinds: {kind: label} of all pictures, in their order.
     """
 
     large: dict[int, Shown]
     thumbs: list[Shown]
     scale: float
     side: int
+    kinds: dict[str, str]
 
 
-def album(results: Results, rows: Rows, large: Iterable[int], sample: Iterable[int], budget: int) -> Album:
+def album(
+    results: Results,
+    rows: Rows,
+    large: Iterable[int],
+    sample: Iterable[int],
+    budget: int,
+    others: Sequence[Results] = (),
+) -> Album:
     """Read, reduce and encode the pictures of chosen rows.
 
     Args:
@@ -83,15 +92,19 @@ def album(results: Results, rows: Rows, large: Iterable[int], sample: Iterable[i
         large: rows shown large.
         sample: rows shown as thumbs.
         budget: bytes of all thumbs together; they get smaller with their number.
+        others: runs whose images of the same keys are shown beside.
     """
     sample, scale = list(sample), error_scale(rows)
+    # labels may be equal: two folders of one name
+    beside = {f"beside{i}": clean(other.run.out.resolve().name, 40) for i, other in enumerate(others)}
+    named = dict(zip(beside, others, strict=True))
     wanted = set(large)
     side, longest, sizes = THUMB, 1, list[int]()
     big: dict[int, Shown] = {}
     found: dict[int, Shown] = {}
     # the large ones come first: they tell how many bytes a thumb takes
-    for row, pair in _pairs(results, rows, wanted):
-        images = _images(pair, scale)
+    for row, pair, more in _pairs(results, rows, wanted, named):
+        images = _images(pair, scale, more)
         longest = max(longest, *(max(image.size) for image in images.values()), 1)
         big[row] = _shown(row, pair, images, LARGE, exact=True)
         if pair is not None and "steps.png" in pair.members:
@@ -104,9 +117,14 @@ def album(results: Results, rows: Rows, large: Iterable[int], sample: Iterable[i
         # bytes go about as the pixels; headers make small pictures dearer
         side = max(int(min(longest, THUMB) * share**0.6) // 8 * 8, SMALLEST)
         found = {}
-    for row, pair in _pairs(results, rows, set(sample).difference(found)):
-        found[row] = _shown(row, pair, _images(pair, scale), side)
-    return Album(big, [found.get(row) or Shown(row, note="not found") for row in sample], scale, side)
+    for row, pair, more in _pairs(results, rows, set(sample).difference(found), named):
+        found[row] = _shown(row, pair, _images(pair, scale, more), side)
+    thumbs = [found.get(row) or Shown(row, note="not found") for row in sample]
+    for kind, other in named.items():
+        if not any(kind in one.pictures for one in [*big.values(), *thumbs]):
+            results.notes.append(f"--beside {other.run.out}: it holds none of the images that are shown")
+    kinds = dict(list(KINDS.items())[:3]) | beside | KINDS
+    return Album(big, thumbs, scale, side, kinds)
 
 
 def error_scale(rows: Rows) -> float:
@@ -118,20 +136,43 @@ def error_scale(rows: Rows) -> float:
     return float(steps[np.abs(np.log(steps / wanted)).argmin()])
 
 
-def _pairs(results: Results, rows: Rows, wanted: Iterable[int]) -> Iterator[tuple[int, Pair | None]]:
+def _pairs(
+    results: Results, rows: Rows, wanted: Iterable[int], others: Mapping[str, Results]
+) -> Iterator[tuple[int, Pair | None, dict[str, Image.Image]]]:
+    """Rows with their samples, and what other runs made of them."""
     by_shard: dict[int, dict[str, int]] = defaultdict(dict)
     for row in wanted:
         by_shard[int(rows.shard[row])][rows.keys[row]] = row
     for index, keys in sorted(by_shard.items()):
+        name = rows.shards[index]
+        more: dict[str, dict[str, Image.Image]] = defaultdict(dict)
+        for kind, other in others.items():
+            for key, image in _restored(other, name, keys, results.notes):
+                more[key][kind] = image
         try:
-            for pair in results.pairs(rows.shards[index], keys):
-                yield keys[pair.key], pair
+            for pair in results.pairs(name, keys):
+                yield keys[pair.key], pair, more.pop(pair.key, {})
         except (OSError, SampleError, KeyError, UnicodeError) as error:
-            results.notes.append(f"shard {clean(rows.shards[index])}: {clean(error, 200)}")
+            results.notes.append(f"shard {clean(name)}: {clean(error, 200)}")
 
 
-def _images(pair: Pair | None, scale: float) -> dict[str, Image.Image]:
-    """The pictures of a sample by kind, in the order of `KINDS`.
+def _restored(
+    other: Results, name: str, keys: Container[str], notes: list[str]
+) -> Iterator[tuple[str, Image.Image]]:
+    """Another run's images of a shard, no larger than they are ever shown: those of a whole shard are held at once."""
+    if name not in other.sidecars:
+        return
+    try:
+        for pair in other.pairs(name, keys, inputs=False):
+            image = picture(pair.image)
+            image.thumbnail((LARGE, LARGE), Image.Resampling.LANCZOS)
+            yield pair.key, image
+    except (OSError, SampleError, KeyError, UnicodeError) as error:
+        notes.append(f"{other.run.out}: shard {clean(name)}: {clean(error, 200)}")
+
+
+def _images(pair: Pair | None, scale: float, more: Mapping[str, Image.Image]) -> dict[str, Image.Image]:
+    """The pictures of a sample by kind, in their order, with those that other runs made of it.
 
     Raises:
         SampleError: the restored image cannot be read.
@@ -153,6 +194,7 @@ def _images(pair: Pair | None, scale: float) -> dict[str, Image.Image]:
     if before is not None:
         images["measurement"] = picture(before)
     images["restored"] = picture(image)
+    images |= more
     if reference is not None:
         error = np.abs(image.numpy().astype(np.float32) - reference.numpy()) / 255
         images["error"] = _map(error.mean(axis=0), scale)

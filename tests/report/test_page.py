@@ -136,6 +136,29 @@ def test_pictures_errors_and_spread(run, page, tmp_path):
     assert mean("k0", "spread") < 3 < mean("k1", "spread") < mean("k3", "spread")
 
 
+def test_another_run_slides_over_this_one(run, page, tmp_path):
+    """Its images of the same keys, under its name; the first picture compares the two."""
+    other, strange = Run(tmp_path / "dial <1>"), Run(tmp_path / "strange")
+    keys = ["k0", "k1", "k2"]
+    write(run, "a", [(key, [], {"psnr": 30.0 - i}) for i, key in enumerate(keys)])
+    write(other, "a", [("k1", [], {"psnr": 1.0}), ("k0", [], {"psnr": 1.0})])  # k0's picture is k1's here
+    write(strange, "b", [("k0", [], {"psnr": 1.0})])
+    for one in (run, other, strange):
+        configure(one, shards=inputs(tmp_path / "in", ["a"], keys))
+    found = page("--beside", other.out, "--beside", strange.out)
+    assert found.data["kinds"]["beside0"] == "dial <1>"
+    items = {item["key"]: item["pictures"] for item in found.data["items"]}
+    assert (
+        items["k0"]["beside0"] == items["k1"]["restored"]
+        and items["k1"]["beside0"] == items["k0"]["restored"]
+    )
+    assert set(items["k1"]) == {"reference", "restored", "beside0", "error"}
+    assert "beside0" not in items["k2"], "it is not in that run"
+    assert not any("beside1" in pictures for pictures in items.values())
+    assert f"--beside {strange.out}: it holds none of the images that are shown" in found.text
+    assert "dial &lt;1&gt; to the left, restored to the right" in run.report.read_text()
+
+
 def test_without_references_it_is_by_misfit_and_has_pictures(run, page):
     samples = [(f"k{i}", [], {"misfit": 0.1 * (i + 1)}) for i in range(9)]
     write(run, "a", samples, finished=2e9, seconds=10.0)
@@ -238,6 +261,7 @@ def test_the_pictures_keep_to_their_budget(run, page):
         (["out", "--by", "beauty"], "--by: no beauty in this run; there is psnr"),
         (["out", "--images", "0"], "--images"),
         (["out", "--inputs", "nothing/*.tar"], "--inputs"),
+        (["out", "--beside", "nothing"], "--beside: nothing: not the output directory of a run"),
     ],
 )
 def test_bad_options_are_one_line_and_exit_code_2(reddiff, run, monkeypatch, tmp_path, options, said):
