@@ -66,7 +66,7 @@ def sampled(
     for first in range(0, count, several):
         numbers = range(first, min(first + several, count))
         bind(physics, {name: _repeated(value, len(numbers)) for name, value in params.items()})
-        counted = Counted(bench.prior)
+        counted = Counted(bench.prior, len(numbers) * len(keys))
         noise = samplers.SeededNoise(0, [f"{key} {i}" for i in numbers for key in keys], bench.device)
         restored = samplers.run(
             sampler,

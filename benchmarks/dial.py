@@ -104,7 +104,7 @@ def do(run: Run) -> dict[str, Any]:
     physics, keys, y, noise_std, x = _bench.measured(run.task)
     class_name, settings = shipped(run.task) if run.class_name is None else (run.class_name, {})
     sampler = getattr(samplers, class_name)(**{**settings, **run.settings})
-    counted = Counted(_bench.prior)
+    counted = Counted(_bench.prior, len(keys))
     noise = samplers.SeededNoise(0, keys, _bench.device)
     with torch.no_grad():
         restored = samplers.run(sampler, y, physics, counted, noise, noise_std=noise_std)

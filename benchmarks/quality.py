@@ -102,7 +102,7 @@ class Bench:
 
         physics, keys, y, noise_std, x = self.measured(job.task)
         settings = json.loads(job.settings)
-        counted = Counted(self.prior)
+        counted = Counted(self.prior, len(keys))
         began = time.perf_counter()
         try:
             if job.class_name == "A_dagger":
@@ -132,14 +132,15 @@ class Bench:
 
 
 class Counted(torch.nn.Module):
-    """A prior that counts its evaluations."""
+    """A prior that counts its evaluations of each of so many images."""
 
-    def __init__(self, prior: Any) -> None:
+    def __init__(self, prior: Any, images: int) -> None:
         super().__init__()
-        self.prior, self.shape, self.abar, self.evaluations = prior, prior.shape, prior.abar, 0
+        self.prior, self.shape, self.abar = prior, prior.shape, prior.abar
+        self.images, self.evaluations = images, 0
 
     def eps(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        self.evaluations += 1
+        self.evaluations += len(x_t) // self.images
         return self.prior.eps(x_t, t, label)
 
 
