@@ -15,9 +15,7 @@ import argparse
 import copy
 import itertools
 import json
-import math
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from torch import Tensor
 
 from benchmarks.eps_mse import VAL
 from benchmarks.jobs import shipped
+from benchmarks.minutes import train
 from benchmarks.quality import Bench
 
 TASKS = ("superresolution_4x", "inpainting_random", "inpainting_box", "deblur_aniso", "denoising")
@@ -50,7 +49,6 @@ def distil(shards: list[str], seconds: float, batch_size: int, out: Path) -> dic
     student = copy.deepcopy(teacher).requires_grad_(True).train()
     average = copy.deepcopy(teacher)
     long = copy.deepcopy(teacher)  # a longer average, which is what is kept
-    adam = torch.optim.AdamW(student.parameters(), 1e-4, (0.9, 0.99), weight_decay=0.0)
     generator = torch.Generator(device).manual_seed(0)
     abar = torch.cat([prior.abar, prior.abar.new_ones(1)]).float()  # the last is that of t = -1
 
@@ -61,11 +59,7 @@ def distil(shards: list[str], seconds: float, batch_size: int, out: Path) -> dic
             eps = network(x, t.clamp(min=0), return_dict=False)[0].float()
         return torch.where(per_image(t < 0, x), x, (x - (1 - a).sqrt() * eps) / a.sqrt())
 
-    losses: list[Tensor] = []
-    began = time.perf_counter()
-    while (share := (time.perf_counter() - began) / seconds) < 1:
-        for group in adam.param_groups:
-            group["lr"] = 1e-4 * min(1.0, (len(losses) + 1) / 50) * (1 + math.cos(math.pi * share)) / 2
+    def loss() -> Tensor:
         x = pyramid.draw(batch_size, prior.shape[-1], generator)
         k = torch.randint(1, 1000 // SKIP + 1, (batch_size,), generator=generator, device=device)
         t, s = k * SKIP - 1, k * SKIP - 1 - SKIP
@@ -76,23 +70,18 @@ def distil(shards: list[str], seconds: float, batch_size: int, out: Path) -> dic
             guess = x0(teacher, x_t, t)
             eps = (x_t - a.sqrt() * guess) / (1 - a).sqrt()
             target = x0(average, b.sqrt() * guess + (1 - b).sqrt() * eps, s)
-        loss = ((x0(student, x_t, t) - target).square() + 1e-6).sqrt().mean()
-        adam.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-        adam.step()
-        losses.append(loss.detach())
-        if len(losses) % 10 == 0:
-            float(losses[-1])  # the clock is the device's
-        with torch.no_grad():
-            for mine, theirs, old in zip(
-                average.parameters(), student.parameters(), long.parameters(), strict=True
-            ):
-                mine.lerp_(theirs, 0.05)
-                old.lerp_(theirs, 0.005)
+        return ((x0(student, x_t, t) - target).square() + 1e-6).sqrt().mean()
+
+    def after(step: int) -> None:
+        for mine, theirs, old in zip(
+            average.parameters(), student.parameters(), long.parameters(), strict=True
+        ):
+            mine.lerp_(theirs, 0.05)
+            old.lerp_(theirs, 0.005)
+
+    values = train(student, loss, after, seconds, lr=1e-4, warmup=50)
     plan = schedule("epsilon") | {"_class_name": "LCMScheduler", "timestep_scaling": 10.0}
     write_prior(out / "student", long.config, long.state_dict(), plan)
-    values = torch.stack(losses).tolist()
     return {
         "steps": len(values),
         "first": sum(values[:20]) / len(values[:20]),

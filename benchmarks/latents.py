@@ -12,11 +12,9 @@ bundled 64x64 prior in windows of the pixels.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import copy
 import io
 import itertools
-import math
 import subprocess
 import sys
 import tarfile
@@ -29,7 +27,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.eps_mse import VAL
-from benchmarks.precision import psnr
+from benchmarks.minutes import train
+from benchmarks.precision import RunFailed
+from benchmarks.precision import restored as psnr_of
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 TASKS = ("superresolution_4x", "inpainting_random")
@@ -73,12 +73,9 @@ def train_autoencoder(shards: list[str], seconds: float, batch: int, out: Path, 
     pyramid = data.pyramid.to(device)
     network = autoencoder(tiny).to(device, memory_format=torch.channels_last).train()
     average = copy.deepcopy(network).requires_grad_(False)
-    adam = torch.optim.AdamW(network.parameters(), 1e-3, (0.9, 0.99), weight_decay=0.0)
     generator = torch.Generator(device).manual_seed(0)
-    began, losses = time.perf_counter(), []
-    while (share := (time.perf_counter() - began) / seconds) < 1:
-        for group in adam.param_groups:
-            group["lr"] = 1e-3 * min(1.0, (len(losses) + 1) / 100) * (1 + math.cos(math.pi * share)) / 2
+
+    def loss() -> Tensor:
         x = pyramid.draw(batch, SIZE, generator)
         with torch.autocast(device.type, torch.bfloat16, device.type == "cuda"):
             posterior = network.encode(x).latent_dist
@@ -87,17 +84,13 @@ def train_autoencoder(shards: list[str], seconds: float, batch: int, out: Path, 
             )
             decoded = network.decode(z).sample.float()
         terms = zip([decoded, *differences(decoded)], [x, *differences(x)], strict=True)
-        loss = sum((a - b).abs().mean() for a, b in terms) + 1e-6 * posterior.kl().float().mean()
-        adam.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        adam.step()
-        losses.append(loss.detach())
-        if len(losses) % 10 == 0:
-            float(losses[-1])  # the clock is the device's
-        with torch.no_grad():
-            for mine, theirs in zip(average.parameters(), network.parameters(), strict=True):
-                mine.lerp_(theirs, max(0.005, 1 / len(losses)))
+        return sum((a - b).abs().mean() for a, b in terms) + 1e-6 * posterior.kl().float().mean()
+
+    def after(step: int) -> None:
+        for mine, theirs in zip(average.parameters(), network.parameters(), strict=True):
+            mine.lerp_(theirs, max(0.005, 1 / step))
+
+    losses = train(network, loss, after, seconds, lr=1e-3, warmup=100)
     with torch.no_grad():
         crops = 16 if tiny else 6144
         means = [
@@ -109,7 +102,7 @@ def train_autoencoder(shards: list[str], seconds: float, batch: int, out: Path, 
     average.register_to_config(scaling_factor=scale)
     average.save_pretrained(out / "vae", safe_serialization=True)
     print(
-        f"autoencoder: {len(losses)} steps, loss {float(losses[0]):.3f} to {float(losses[-1]):.3f}, scale {scale:.3f}",
+        f"autoencoder: {len(losses)} steps, loss {losses[0]:.3f} to {losses[-1]:.3f}, scale {scale:.3f}",
         flush=True,
     )
     return (latents * scale).cpu()
@@ -169,18 +162,12 @@ def reconstructed(out: Path, limit: int | None) -> float:
 
 def restored(out: Path, task: str, name: str, options: list[str], limit: int | None) -> str:
     """PSNR and seconds of a run."""
-    from reddiff_pl.__main__ import main as reddiff
-
-    folder, said = out / f"{task}-{name}", io.StringIO()
-    argv = ["restore", "--config", str(CONFIGS / "tasks" / f"{task}.yaml"), "--data.shards", str(VAL)]
-    argv += ["--out", str(folder), "--data.batch_size=49", f"--data.size={SIZE}", *options]
-    argv += [f"--limit={limit}"] if limit else []
     began = time.perf_counter()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        code = reddiff(argv)
-    if code:
-        return f"exit code {code}: {' '.join(said.getvalue()[-400:].split())}"
-    values = psnr(folder / "shards" / VAL.name)
+    more = [f"--data.size={SIZE}", *options, *([f"--limit={limit}"] if limit else [])]
+    try:
+        values = psnr_of(out / f"{task}-{name}", task, more)
+    except RunFailed as error:
+        return str(error)
     return f"{sum(values) / len(values):.2f} ({time.perf_counter() - began:.1f} s)"
 
 

@@ -12,8 +12,6 @@ What stands behind -- goes to both trainings.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import subprocess
 import sys
@@ -24,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.eps_mse import TIMESTEPS, VAL
-from benchmarks.precision import psnr
+from benchmarks.precision import restored
 
 OBJECTIVES = {"epsilon": "UNet", "flow": "Flow"}
 TASKS = ("denoising", "inpainting_random", "superresolution_4x", "deblur_aniso")
@@ -81,22 +79,6 @@ def errors(out: Path, count: int | None) -> dict[str, Any]:
     return found
 
 
-def restored(out: Path, objective: str, task: str, limit: list[str]) -> list[float]:
-    """PSNR of each val photo."""
-    from reddiff_pl.__main__ import main as reddiff
-
-    folder, said = out / f"{task}-{objective}", io.StringIO()
-    argv = ["restore", "--config", str(CONFIGS / "tasks" / f"{task}.yaml"), "--data.shards", str(VAL)]
-    argv += ["--out", str(folder), "--data.batch_size=49", *limit]
-    argv += [f"--model.prior=reddiff_pl.priors.{OBJECTIVES[objective]}"]
-    argv += ["--model.prior.init_args.path", str(out / objective / "prior")]
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        code = reddiff(argv)
-    if code:
-        raise RuntimeError(f"{task} by {objective}: exit code {code}: {said.getvalue()[-500:]}")
-    return psnr(folder / "shards" / VAL.name)
-
-
 def table(rows: list[tuple[str, Any, Any, str]]) -> str:
     """Markdown of (what, epsilon's values, flow's, format): means, and the difference with its standard error."""
     lines = ["| | epsilon | flow | flow - epsilon |", "|---|---|---|---|"]
@@ -134,7 +116,17 @@ def main(argv: list[str] | None = None) -> int:
     print(table(rows), flush=True)
     limit = [f"--limit={options.limit}"] if options.limit else []
     for task in TASKS:
-        each = [restored(options.out, objective, task, limit) for objective in OBJECTIVES]
+        each = [
+            restored(
+                options.out / f"{task}-{objective}",
+                task,
+                [
+                    f"--model.prior=reddiff_pl.priors.{kind}",
+                    *("--model.prior.init_args.path", str(options.out / objective / "prior"), *limit),
+                ],
+            )
+            for objective, kind in OBJECTIVES.items()
+        ]
         rows.append((f"{task}, dB", *each, ".2f"))
     text = f"Steps: {done['epsilon']} and {done['flow']}.\n\n{table(rows)}\n"
     (options.out / "objectives.md").write_text(text)

@@ -18,6 +18,7 @@ import multiprocessing
 import os
 import sys
 import tarfile
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
@@ -36,7 +37,6 @@ def measure(
     """PSNR of each restored photo, the mean over seeds, by precision; or what went wrong."""
     import torch
 
-    from reddiff_pl.__main__ import main
     from reddiff_pl.bench.machine import forget
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -44,20 +44,38 @@ def measure(
     for precision in precisions:
         photos = []
         for seed in range(seeds):
-            folder, said = out / f"{task}-{precision}-{seed}", io.StringIO()
-            argv = ["restore", "--config", str(TASKS / f"{task}.yaml"), "--data.shards", str(VAL)]
-            argv += ["--out", str(folder), f"--seed={seed}", "--data.batch_size=49"]
-            argv += [f"--model.prior.init_args.precision={precision}", *more]
             forget(device)  # the run before, which would keep its memory from the other processes
-            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-                code = main(argv)
-            if code:
-                found[precision] = f"exit code {code}: {' '.join(said.getvalue()[-300:].split())}"
+            options = [f"--seed={seed}", f"--model.prior.init_args.precision={precision}", *more]
+            try:
+                photos.append(restored(out / f"{task}-{precision}-{seed}", task, options))
+            except RunFailed as error:
+                found[precision] = str(error)
                 break
-            photos.append(psnr(folder / "shards" / VAL.name))
         else:
             found[precision] = np.mean(photos, 0).tolist()
     return found
+
+
+class RunFailed(Exception):
+    """A restoration ended with an exit code; with the end of what it said."""
+
+
+def restored(out: Path, task: str, options: Sequence[str]) -> list[float]:
+    """PSNR of each val photo, restored by a task's shipped configuration into OUT in silence.
+
+    Raises:
+        RunFailed: it cannot be done.
+    """
+    from reddiff_pl.__main__ import main
+
+    said = io.StringIO()
+    argv = ["restore", "--config", str(TASKS / f"{task}.yaml"), "--data.shards", str(VAL)]
+    argv += ["--out", str(out), "--data.batch_size=49", *options]
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        code = main(argv)
+    if code:
+        raise RunFailed(f"exit code {code}: {' '.join(said.getvalue()[-400:].split())}")
+    return psnr(out / "shards" / VAL.name)
 
 
 def psnr(shard: Path) -> list[float]:

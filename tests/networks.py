@@ -36,3 +36,8 @@ def tiny_unet(
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def error(value: Tensor, expected: Tensor) -> float:
+    """Relative, in the norm of all numbers."""
+    return float((value.double() - expected.double()).norm() / expected.double().norm())

@@ -29,6 +29,11 @@ def shipped_configs() -> dict[str, Path]:
     return {}
 
 
+def shipped_of(kind: str) -> dict[str, Path]:
+    """Those of one folder by their short names: {name: path} for "tasks", "samplers", "priors", "suites"."""
+    return {Path(name).stem: path for name, path in shipped_configs().items() if name.startswith(f"{kind}/")}
+
+
 def config_path(name: str) -> str:
     """A configuration's file: as named, or one that ships, named as `tasks/jpeg.yaml` from any folder.
 

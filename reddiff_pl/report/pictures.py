@@ -123,7 +123,11 @@ def album(
     for kind, other in named.items():
         if not any(kind in one.pictures for one in [*big.values(), *thumbs]):
             results.notes.append(f"--beside {other.run.out}: it holds none of the images that are shown")
-    kinds = dict(list(KINDS.items())[:3]) | beside | KINDS
+    kinds = dict[str, str]()
+    for kind, label in KINDS.items():
+        kinds[kind] = label
+        if kind == "restored":
+            kinds |= beside
     return Album(big, thumbs, scale, side, kinds)
 
 

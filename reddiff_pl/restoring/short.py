@@ -7,10 +7,9 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from reddiff_pl.errors import ConfigError
-from reddiff_pl.options.shipped import config_path, near, shipped_configs
+from reddiff_pl.options.shipped import config_path, near, shipped_of
 from reddiff_pl.shards.folder import ARRAY_SUFFIX, IMAGE_SUFFIXES
 from reddiff_pl.shards.plan import is_remote
 
@@ -72,9 +71,7 @@ def _named(kind: str, value: str) -> list[str]:
         return ["--model.prior.init_args.path", value]
     if re.search(r"\.ya?ml$", value):
         return ["--config", config_path(value)]
-    names = {
-        Path(name).stem: path for name, path in shipped_configs().items() if name.startswith(KINDS[kind])
-    }
+    names = shipped_of(KINDS[kind])
     if value not in names:
         raise ConfigError(
             f"--{kind}: no {kind} {value} ships{near(value, names)}; reddiff configs lists them"

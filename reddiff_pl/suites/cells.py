@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from reddiff_pl.cluster.launch import option
 from reddiff_pl.errors import ConfigError
-from reddiff_pl.options.shipped import near, shipped_configs
+from reddiff_pl.files import plain_yaml
+from reddiff_pl.options.shipped import near, shipped_of
 from reddiff_pl.restoring.short import expand
 from reddiff_pl.suites.suite import Suite, Task
 
@@ -176,8 +175,7 @@ def _side(prior: str | None) -> Any:
             if (file := Path(prior) / name).is_file():
                 return _loaded(file).get("sample_size")
         return None
-    shipped = {Path(key).stem: path for key, path in shipped_configs().items() if key.startswith("priors/")}
-    path = shipped.get(prior, Path(prior))
+    path = shipped_of("priors").get(prior, Path(prior))
     model = (_loaded(path).get("model") or {}) if path.is_file() else {}
     given = model.get("prior") or {}
     arguments = given.get("init_args") or {}
@@ -191,7 +189,7 @@ def _side(prior: str | None) -> Any:
 
 def _loaded(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        content = plain_yaml(path.read_bytes())
+    except (OSError, ValueError):
         return {}  # the run itself will say so
     return content if isinstance(content, dict) else {}

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from reddiff_pl.errors import ConfigError
-from reddiff_pl.options.shipped import near, shipped_configs
+from reddiff_pl.options.shipped import near, shipped_of
 
 _SUITE = (
     *("title", "source", "side", "limit", "samplers", "metrics", "options", "tasks"),
@@ -154,7 +154,7 @@ def load(name: str, published: str | None = None) -> Suite:
 def _path(name: str) -> Path:
     if name.endswith((".yaml", ".yml")):
         return Path(name)
-    shipped = {Path(key).stem: path for key, path in shipped_configs().items() if key.startswith("suites/")}
+    shipped = shipped_of("suites")
     if name not in shipped:
         raise ConfigError(
             f"--suite: no suite {name} ships{near(name, shipped)}; have {', '.join(shipped)}, or a file"

@@ -11,7 +11,7 @@ from typing import Any
 
 from reddiff_pl.evaluation import tables
 from reddiff_pl.files import write_atomically
-from reddiff_pl.options.shipped import shipped_configs
+from reddiff_pl.options.shipped import shipped_of
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.suites.cells import Row
 from reddiff_pl.suites.suite import Figure, Suite
@@ -148,7 +148,7 @@ def _about(table: Table) -> list[str]:
             f"the suite is for {suite.side} pixels: lengths of boxes and kernels are scaled to {side}, and what was "
             "published of larger or smaller images is no yardstick"
         )
-    shipped = {Path(key).stem: path for key, path in shipped_configs().items() if key.startswith("samplers/")}
+    shipped = shipped_of("samplers")
     for sampler in dict.fromkeys(result.row.sampler for result in found):
         if sampler in shipped:
             lines.append(

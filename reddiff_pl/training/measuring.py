@@ -49,13 +49,9 @@ def measure(
     for name, values in table.errors.items():
         lines.append(f"| {name} | {' | '.join(f'{value:#.4g}' for value in values)} |")
     good = table.good_range("fp8")
-    said = (
-        "from t = {} to {}".format(*good)
-        if good
-        else "nowhere"
-        if "fp8" in table.errors
-        else "not measured here"
-    )
+    said = "nowhere" if "fp8" in table.errors else "not measured here"
+    if good is not None:
+        said = f"from t = {good[0]} to {good[1]}"
     return [*lines, f"8 bits within {100 * eps_error.BOUND:g} % of float32: {said}"]
 
 

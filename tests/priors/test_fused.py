@@ -19,6 +19,7 @@ if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs a CUDA device or TRITON_INTERPRET=1", allow_module_level=True)
 
 from diffusers import UNet2DModel
+from networks import error
 
 from reddiff_pl.priors.fused import convs, ops, products, unet
 from reddiff_pl.priors.fused.obstacle import obstacle
@@ -72,10 +73,6 @@ def network(settings: dict[str, Any]) -> UNet2DModel:
     for parameter in made.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)  # none is zero, nor a norm's weight one
     return made.eval().requires_grad_(False).to(DEVICE)
-
-
-def error(value: Tensor, expected: Tensor) -> float:
-    return float((value.double() - expected.double()).norm() / expected.double().norm())
 
 
 def evaluated(name: str) -> tuple[UNet2DModel, Tensor, Tensor, Tensor | None, Tensor]:

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 pytest.importorskip("triton")
 if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs a CUDA device or TRITON_INTERPRET=1", allow_module_level=True)
 
 from diffusers import UNet2DConditionModel
+from networks import error
 
 from reddiff_pl.priors.families import Call, stable_diffusion, stable_diffusion_conditions
 from reddiff_pl.priors.fused import tokens
@@ -47,10 +48,6 @@ def network(**settings: Any) -> UNet2DConditionModel:
     for parameter in made.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
     return made.eval().requires_grad_(False).to(DEVICE)
-
-
-def error(value: Tensor, expected: Tensor) -> float:
-    return float((value.double() - expected.double()).norm() / expected.double().norm())
 
 
 @pytest.mark.parametrize("name", NETWORKS)
