@@ -98,7 +98,7 @@ def latino(prior: Any, count: int, levels: tuple[float, float]) -> Any:
 
 
 def restored(bench: Bench, prior: Any, task: str, sampler: Any) -> dict[str, Any]:
-    """PSNR of each photo, and the power of the last octave over the photo's own, in dB."""
+    """PSNR of each photo, and the power of its finest octave over the photo's own, in dB."""
     from reddiff_pl import samplers
     from reddiff_pl.metrics import psnr
     from reddiff_pl.metrics.spectrum import spectrum
@@ -110,7 +110,7 @@ def restored(bench: Bench, prior: Any, task: str, sampler: Any) -> dict[str, Any
         found = samplers.run(sampler, y, physics, prior, noise, noise_std=noise_std)
     pictures, truth = to_uint8(found), to_uint8(x)
     octaves = spectrum(pictures, truth).nan_to_num(0, 0, 0).mean(0).tolist()
-    record = {"psnr": psnr(pictures, truth).clamp(max=60).tolist(), "octave": octaves[-1]}
+    record = {"psnr": psnr(pictures, truth).clamp(max=60).tolist(), "octave": octaves[0]}
     return record | _patch_fd(bench, keys, found, y, x, physics, noise_std)
 
 

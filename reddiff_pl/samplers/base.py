@@ -13,11 +13,14 @@ from torch import Tensor
 
 from reddiff_pl.errors import Stopped
 from reddiff_pl.priors.base import Prior
+from reddiff_pl.priors.tiled import PIXELS_AT_ONCE
 from reddiff_pl.samplers.noise import Noise
 from reddiff_pl.samplers.options import check_option
 
 Self = TypeVar("Self", bound="Sampler")
 Held = TypeVar("Held", bound="ProblemState")
+
+_OF_A_LATENT = 64  # pixels: autoencoders take 8x8 to one
 
 
 @dataclass
@@ -99,9 +102,13 @@ class ProblemState(State):
         """The network's eps at x_t of this state's t, like x_t. Differentiable where grad is enabled.
 
         Args:
-            x_t: (B, C, H, W), or k times as many, in the order of k batches.
+            x_t: (B, C, H, W), or k times as many, in the order of k batches: one call of the network where they are
+                few, so that small batches fill it; k where they are many, which one would only take more memory for.
         """
         times = len(x_t) // len(self.t)
+        pixels = x_t[:, 0].numel() * (_OF_A_LATENT if self.prior.latent else 1)
+        if times > 1 and pixels > PIXELS_AT_ONCE.get(x_t.device.type, PIXELS_AT_ONCE["cpu"]):
+            return torch.cat([self.eps(batch) for batch in x_t.split(len(self.t))])
         label = None if self.label is None else self.label.repeat(times)
         return self.prior.eps(x_t, self.t.repeat(times), label).to(x_t.dtype)
 

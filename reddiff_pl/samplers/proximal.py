@@ -235,7 +235,6 @@ class ProximalREDDiff(Sampler):
         for k in range(self.draws):
             z = state.noise.normal("z", mu.shape[1:], mu.dtype, n, k)
             x_t = torch.cat([alpha * mu + sigma * (sign * z) for sign in signs])
-            # in one call: of few images it takes little longer than one of them, of many the prior makes several
             guesses = (x_t - sigma * state.eps(x_t)) / (alpha * len(signs) * self.draws)
             for guess in guesses.split(len(mu)):
                 x0_hat += guess

@@ -50,6 +50,24 @@ class Counted(Gaussian):
         return super().eps(x_t, t, label)
 
 
+@pytest.mark.parametrize("images, latent, most", [(2, False, 4), (5, False, 5), (2, True, 2)])
+def test_a_pair_is_one_call_of_few_images_and_two_of_many(images: int, latent: bool, most: int) -> None:
+    """Two of many would take twice the memory for nothing; a pixel of a latent stands for many."""
+    rows = []
+
+    class Wide(Gaussian):
+        def eps(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+            rows.append(len(x_t))
+            return super().eps(x_t, t, label)
+
+    prior = Wide((1, 96, 96))
+    prior.latent = latent
+    keys = [str(i) for i in range(images)]
+    y = torch.zeros(images, 1, 48, 48, dtype=torch.float64)
+    run(ProximalREDDiff(steps=1, antithetic=True), y, SuperResolution(2), prior, SeededNoise(0, keys))
+    assert max(rows) == most and sum(rows) == 2 * images
+
+
 @pytest.mark.parametrize("evaluations", [10, 30, 64, 200])
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda s: type(s).__name__)
 def test_so_many_evaluations(sampler: Sampler, evaluations: int) -> None:
