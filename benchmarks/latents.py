@@ -180,6 +180,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=1.3, help="of the fit, imports included")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--limit", type=int, help="val photos (default: all)")
+    parser.add_argument("--tasks", nargs="+", default=TASKS, help="of configs/tasks (default: %(default)s)")
     parser.add_argument(
         "--tiny", action="store_true", help="networks and budgets that show nothing but that it runs"
     )
@@ -205,7 +206,7 @@ def main(argv: list[str] | None = None) -> int:
             *(more if sampler == "diffpir" else []), *prior, f"--model.prior.init_args.data_step={step}"
         ]  # fmt: skip
     lines = [f"| task | {' | '.join(ways)} |", "|---" * (len(ways) + 1) + "|"]
-    for task in TASKS:
+    for task in options.tasks:
         cells = [
             restored(options.out, task, name.replace(", ", "-").replace(" ", "_"), way, options.limit)
             for name, way in ways.items()
