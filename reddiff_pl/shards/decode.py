@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from reddiff_pl.errors import SampleError
-from reddiff_pl.shards import ancillary, colour, npy, tiff
+from reddiff_pl.shards import ancillary, colour, deep, npy, tiff
 from reddiff_pl.shards.folder import IMAGE_SUFFIXES
 from reddiff_pl.shards.picture import Picture, Source, fitted, unit, unit_tensor
 
@@ -29,6 +29,7 @@ __all__ = [
     "Source",
     "array",
     "array_image",
+    "called",
     "fitted",
     "image",
     "member_bytes",
@@ -53,6 +54,11 @@ def member_bytes(member: bytes | Path) -> bytes:
         return member.read_bytes()
     except OSError as error:
         raise SampleError(f"{member}: {error.strerror}") from error
+
+
+def called(name: str, member: bytes | Path) -> str:
+    """What a message calls a member: its file's own name where it lies in a folder, where members are called anew."""
+    return member.name if isinstance(member, Path) else name
 
 
 def image(content: bytes, name: str, channels: int | None = None, max_pixels: int = MAX_PIXELS) -> Picture:
@@ -122,12 +128,12 @@ def _decoded(
         # of a MPO, as telephones write them, the first picture is the photo, the others are its depth or brightness
         if (frames := getattr(opened, "n_frames", 1)) > 1 and opened.format != "MPO":
             raise SampleError(f"{name} has {frames} frames; store each as a file of its own")
-        if _is_deep_png(content):
-            pixels, alpha, bits = _deep_png(content)
-            inks = False
+        if (bits := deep.bits_of(content, opened.format)) > 8:
+            (pixels, alpha), inks = deep.read(content, opened.format, name), False
         else:
             opened.load()
-            pixels, alpha, bits, inks = _pillow_pixels(opened, name)
+            pixels, alpha, least, inks = _pillow_pixels(opened, name)
+            bits = least if least != 8 else min(bits, page.bits)
         profile = profile or opened.info.get("icc_profile")
         orientation, date, readable = _exif(opened)
         if not readable:
@@ -146,21 +152,6 @@ def _decoded(
 
 
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-
-
-def _is_deep_png(content: bytes) -> bool:
-    """Whether it is a PNG of 16 bits, which Pillow cuts to 8 where it has colours."""
-    return content.startswith(ancillary.PNG_SIGNATURE) and content[24:25] == b"\x10"
-
-
-def _deep_png(content: bytes) -> tuple[NDArray[Any], NDArray[Any] | None, int]:
-    import imagecodecs
-
-    pixels = imagecodecs.png_decode(content)
-    if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
-        colours = pixels[..., 0] if pixels.shape[2] == 2 else pixels[..., :3]
-        return colours, pixels[..., -1], 16
-    return (pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels), None, 16
 
 
 def _pillow_pixels(opened: Image.Image, name: str) -> tuple[NDArray[Any], NDArray[Any] | None, int, bool]:

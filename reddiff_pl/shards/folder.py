@@ -365,7 +365,7 @@ def _sort_out(folder: str, files: Mapping[str, int], kind: Kind) -> _SortedOut:
         if suffix in UNREADABLE:
             error = f"{suffix} pictures cannot be read; convert it to png, tiff or jpg"
         elif size < 0:
-            error = "is no regular file"
+            error = "no regular file"
         member = f"y{suffix}" if kind == "measured" else suffix[1:]
         path = os.path.join(folder, name)
         key = os.path.join(folder, stem)

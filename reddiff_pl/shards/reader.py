@@ -121,7 +121,7 @@ def read_shard(shard: Shard, reading: Reading | None = None) -> Iterator[RawSamp
 def _read_folder(shard: Shard) -> Iterator[RawSample | Failure]:
     for position, image in enumerate(shard.images or (), 1):
         if image.error:
-            yield Failure(0, image.key, f"{Path(image.file).name} {image.error}")
+            yield Failure(0, image.key, f"{Path(image.file).name}: {image.error}")
             continue
         members: dict[str, bytes | Path] = {
             name: Path(shard.url, file) for name, file in image.members.items()

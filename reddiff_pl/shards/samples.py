@@ -98,7 +98,8 @@ def prepare(
     channels = degradation.shape[0]
     members = raw.members
     content = decode.member_bytes(members["json"]) if "json" in members else b"{}"
-    meta = metadata.parse(content, "json", constants=True)  # a level of NaN is none that was not given
+    called = decode.called("json", members.get("json", b""))
+    meta = metadata.parse(content, called, constants=True)  # a level of NaN is none that was not given
     meta_json = metadata.as_utf8(content)
     notes: list[str] = []
     given = _parameters(raw, degradation, max_pixels, invert_mask, notes)
@@ -109,13 +110,15 @@ def prepare(
     if is_measured(members):
         if "y.npy" in members:
             content = decode.member_bytes(members["y.npy"])
-            y = decode.array(content, "y.npy")
-            source, grey = Source("y.npy", bits=0, channels=channels), False
+            called = decode.called("y.npy", members["y.npy"])
+            y = decode.array(content, called)
+            source, grey = Source(called, bits=0, channels=channels), False
             depth = 0 if reference is None else reference.source.bits
         else:
             name = image_member(members, "y.")
             content = decode.member_bytes(members[name])
-            picture = decode.image(content, name, degradation.picture_channels, max_pixels)
+            called = decode.called(name, members[name])
+            picture = decode.image(content, called, degradation.picture_channels, max_pixels)
             source, depth = picture.source, picture.source.bits
             # what an operator makes of colours in one channel is not to stay grey
             grey = source.channels == 1 and degradation.picture_channels == 3
@@ -253,12 +256,14 @@ def reference_picture(
     measured = is_measured(members)
     prefix = "x." if measured else ""
     if name := image_member(members, prefix):
-        picture = decode.image(decode.member_bytes(members[name]), name, channels, max_pixels)
+        read = decode.image
     elif (name := f"{prefix}npy") in members:
-        picture = decode.array_image(decode.member_bytes(members[name]), name, channels, max_pixels)
+        read = decode.array_image
     else:
         return None
-    return picture if measured or size is None else decode.fitted(picture, *size, name)
+    called = decode.called(name, members[name])
+    picture = read(decode.member_bytes(members[name]), called, channels, max_pixels)
+    return picture if measured or size is None else decode.fitted(picture, *size, called)
 
 
 def is_measured(members: Mapping[str, bytes | Path]) -> bool:
@@ -280,17 +285,19 @@ def _parameters(
     """
     given, binary = {}, binary_parameters(degradation.physics)
     for name in parameter_names(degradation.physics):
-        if f"{name}.npy" in raw.members:
-            given[name] = decode.array(decode.member_bytes(raw.members[f"{name}.npy"]), f"{name}.npy")
+        if (member := f"{name}.npy") in raw.members:
+            called = decode.called(member, raw.members[member])
+            given[name] = decode.array(decode.member_bytes(raw.members[member]), called)
             if name in binary and given[name].is_complex():
-                raise SampleError(f"{name}.npy holds complex numbers, expected zeros and ones")
+                raise SampleError(f"{called} holds complex numbers, expected zeros and ones")
         elif member := image_member(raw.members, f"{name}."):
+            called = decode.called(member, raw.members[member])
             content = decode.member_bytes(raw.members[member])
-            given[name] = decode.unit_tensor(decode.image(content, member, 1, max_pixels))
+            given[name] = decode.unit_tensor(decode.image(content, called, 1, max_pixels))
             if name in binary:
                 grey = float(((given[name] > 0.1) & (given[name] < 0.9)).float().mean())
                 if grey > 0.01:  # a softened edge is nothing to speak of
-                    notes.append(f"{member}: {grey:.0%} of it are greys; from half on they count as white")
+                    notes.append(f"{called}: {grey:.0%} of it are greys; from half on they count as white")
                 given[name] = given[name].round()  # 0 or 1, whatever wrote it
             elif name.split("_")[0] in ("kernel", "filter"):
                 given[name] = given[name] / given[name].sum().clamp(min=1e-6)  # all black, it stays zero

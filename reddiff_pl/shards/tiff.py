@@ -72,7 +72,7 @@ def read(content: bytes, name: str, max_pixels: int) -> Page:
         plain = sampleformat == UNSIGNED and (bits == 8 or (bits < 8 and page.samplesperpixel == 1))
         plain &= all(int(kind) in (1, 2) for kind in page.extrasamples)  # Pillow leaves other channels out
         if plain and page.samplesperpixel <= 5 and (colours > 1 or page.samplesperpixel <= 2):
-            return Page(None)
+            return Page(None, bits=8 if page.photometric == PALETTE else bits)
         if page.photometric == PALETTE:
             raise SampleError(f"{name} has a palette of {bits} bits, which is not read; store it as RGB")
         values = page.asarray()

@@ -309,3 +309,47 @@ def test_colours_that_become_grey_are_told():
     grey = Image.fromarray(values).convert("L").convert("RGB")
     for content in (save(grey, "PNG"), save(grey, "JPEG")):
         assert not decode.image(content, "a", 1).source.notes
+
+
+def _netpbm(values: np.ndarray, top: int) -> bytes:
+    kind = 6 if values.ndim == 3 else 5
+    header = f"P{kind}\n# by a scanner\n{values.shape[1]} {values.shape[0]}\n{top}\n"
+    return header.encode() + values.astype(">u2").tobytes()
+
+
+@pytest.mark.parametrize("planes", [1, 3, 4])
+@pytest.mark.parametrize(
+    ("bits", "write"),
+    [
+        (16, lambda values: _netpbm(values, 65535)),
+        (10, lambda values: _netpbm(values, 1023)),
+        (16, lambda values: imagecodecs.jpeg2k_encode(values, level=0)),
+        (12, lambda values: imagecodecs.jpeg2k_encode(values, level=0, bitspersample=12)),
+        (10, lambda values: imagecodecs.avif_encode(values, level=100, bitspersample=10)),
+        (12, lambda values: imagecodecs.avif_encode(values, level=100, bitspersample=12)),
+    ],
+)
+def test_what_other_kinds_have_beyond_8_bits_is_kept(bits, write, planes):
+    stored = np.ascontiguousarray((WORDS if planes > 1 else WORDS[..., 0]) >> (16 - bits))
+    stored = np.ascontiguousarray(stored[..., :planes]) if planes > 1 else stored
+    content = write(stored)
+    if content[:2] in (b"P5", b"P6") and planes == 4:
+        pytest.skip("holds no transparency")
+    picture = decode.image(content, "photo")
+    assert picture.source.bits == bits
+    expected = stored if planes == 1 else stored[..., :3]
+    assert np.abs(unit(picture.pixels) * (2**bits - 1) - expected).max() < 0.01
+    assert (picture.source.alpha is not None) == (planes == 4)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_greys_of_few_bits_say_so(bits):
+    levels = BYTES[:, :16, 0] >> (8 - bits)
+    rows = np.packbits(np.unpackbits(levels[..., None], axis=2)[..., 8 - bits :].reshape(12, -1), axis=1)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 16, 12, bits, 0, 0, 0, 0))
+    body = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows)))
+    png = b"\x89PNG\r\n\x1a\n" + header + body + chunk(b"IEND", b"")
+    for content in (png, tiff(levels, bitspersample=bits)):
+        picture = decode.image(content, "scan", 1)
+        assert picture.source.bits == bits
+        assert np.abs(unit(picture.pixels) - levels / (2**bits - 1)).max() < 1e-6
