@@ -30,10 +30,11 @@ from reddiff_pl.files import plain_yaml
 from reddiff_pl.shards import decode, metadata
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import read_sidecar
+from reddiff_pl.shards.parameters import image_member
 from reddiff_pl.shards.picture import shown
 from reddiff_pl.shards.plan import Shard, plan
 from reddiff_pl.shards.reader import RawSample
-from reddiff_pl.shards.samples import image_member, reference_picture
+from reddiff_pl.shards.samples import reference_picture
 from reddiff_pl.shards.tar import Whole, members_of, scan
 
 

@@ -125,6 +125,13 @@ def flat_parameters(physics: Physics, shape: Shape) -> set[str]:
     return {name for name, fits in _shapes(physics, shape).items() if all(len(fit) == 2 for fit in fits)}
 
 
+def channelled_parameters(physics: Physics, shape: Shape) -> set[str]:
+    """Names of those that are (channels, height, width), for images of a shape, where the operator tells."""
+    told = {name: [tuple(value.shape)] for name, value in configured_parameters(physics).items()}
+    told |= _shapes(physics, shape)
+    return {name for name, fits in told.items() if all(len(fit) == 3 for fit in fits)}
+
+
 def draw_parameters(
     physics: Physics, shape: Shape, generator: torch.Generator, given: Collection[str] = ()
 ) -> dict[str, Tensor]:
@@ -244,9 +251,11 @@ def check_parameters(physics: Physics, shape: Shape, params: Mapping[str, Tensor
         if value.is_complex() and expected[0][:1] == (1,) and value.ndim and not exact:
             expected = [(len(value), *expected[0][1:])]  # as many coils as an acquisition has
         if not any(_fits(tuple(value.shape), fit, shape, exact) for fit in expected):
+            own = tuple(value.shape)
+            last = any(len(fit) == len(own) == 3 and (own[2], *own[:2]) == fit for fit in expected)
             raise SampleError(
-                f"{name} has shape {tuple(value.shape)}, expected {' or '.join(map(str, expected))} for an image "
-                f"of {shape}"
+                f"{name} has shape {own}, expected {' or '.join(map(str, expected))} for an image of {shape}"
+                f"{'; the channels come first' if last else ''}"
             )
         if not torch.isfinite(value).all():
             raise SampleError(f"{name} holds NaN or infinite values")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+import json
 import math
 import threading
 from collections.abc import Mapping
@@ -193,7 +194,8 @@ class Degradation:
             shape = shape or self.shape
             return estimate_noise_std(y, measured(self.bound(params, shape), torch.zeros(1, *shape))[0][0])
         if isinstance(sigma_y, bool) or not isinstance(sigma_y, (int, float)) or not 0 <= sigma_y < math.inf:
-            raise SampleError(f"sigma_y in the metadata must be a number from 0 up, got {str(sigma_y)[:40]}")
+            got = json.dumps(sigma_y) if isinstance(sigma_y, str) else str(sigma_y)
+            raise SampleError(f"sigma_y in the metadata must be a number from 0 up, got {got[:40]}")
         return self.scale * sigma_y
 
     def image_shape(

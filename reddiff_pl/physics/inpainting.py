@@ -32,7 +32,8 @@ class Inpainting(Decomposable):
         """Operator parameters of one image: {"mask": (1, H, W)} of zeros and ones."""
         if self.mask_generator is None:
             raise SampleError(
-                "no mask: the sample has no KEY.mask.png and model.physics.init_args.mask draws none"
+                "no mask: the sample has no KEY.mask.png (a folder: NAME.mask.png beside NAME.jpg, or "
+                "--data.params.mask), and model.physics.init_args.mask draws none"
             )
         return {"mask": self.mask_generator.draw(shape[1], shape[2], generator)}
 

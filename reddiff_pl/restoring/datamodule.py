@@ -154,7 +154,9 @@ class ShardDataModule(LightningDataModule):
         self.retry_failed = retry_failed
         self.classes, self.default_label, self.words = classes, default_label, words
         self.rank, self.world = place(rank, world)
-        self.inputs = Inputs(shards, images, measured, params, out, self.degradation)
+        self.inputs = Inputs(
+            *(shards, images, measured, params, out, self.degradation, max_pixels, invert_mask)
+        )
         self.invert_mask, self.rounding = invert_mask, rounding
         self.all_shards = self.inputs.all
         self.shards = assigned(self.all_shards, self.rank, self.world)
@@ -330,7 +332,7 @@ class ShardDataModule(LightningDataModule):
             with self.room.taken(decoding_bytes(raw)):
                 sample = prepare(raw, self.degradation, self.max_pixels, self.invert_mask, self.rounding)
             notes = sample.source.notes if sample.source is not None else ()
-            for note in (*notes, *sample.notes):
+            for note in (*notes, *(note for note in sample.notes if note not in self.inputs.said)):
                 log.warning("key %s: %s", raw.key, note)
             if self.classes:
                 sample.label = label_of(sample.meta, self.classes, self.default_label)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,7 +17,10 @@ from reddiff_pl.physics.noise import NoNoise
 from reddiff_pl.shards import decode
 from reddiff_pl.shards.folder import Folder, Kind, not_looked_at
 from reddiff_pl.shards.given import GivenParameters
+from reddiff_pl.shards.parameters import given_parameters
 from reddiff_pl.shards.plan import find_folder, folder_shards, plan
+
+log = logging.getLogger(__name__)
 
 NO_NOISE = 0.03  # an estimate from a smooth image without noise that tells nothing any more
 
@@ -27,12 +31,14 @@ class Inputs:
     Args:
         shards, images, measured, params, out: as `plan` takes them.
         degradation: the operator and what it needs.
+        max_pixels, invert_mask: as `prepare` takes them.
 
     Attributes:
         all: the shards.
         folder: what lies in the folder; None for tars.
         kind: what a folder is taken for.
         given: the parameters that lie apart.
+        said: what was told once of those that are one file for all.
         operator: the operator's name.
 
     Raises:
@@ -47,6 +53,8 @@ class Inputs:
         params: Mapping[str, str] | None,
         out: str | Path | None,
         degradation: Degradation,
+        max_pixels: int = decode.MAX_PIXELS,
+        invert_mask: bool = False,
     ) -> None:
         physics = degradation.physics
         self.kind: Kind = "images" if measured is None else "measured"
@@ -55,8 +63,17 @@ class Inputs:
         self._names = parameter_names(physics)
         self._with: dict[str, int] = {}
         self.given = GivenParameters(params, self._names, self.operator)
+        self.said: set[str] = set()
         for name, file in self.given.files.items():
-            _check_readable(name, file)
+            notes: list[str] = []
+            try:
+                member: dict[str, bytes | Path] = {f"{name}{file.suffix.lower()}": file}
+                given_parameters(member, degradation, max_pixels, invert_mask, notes)
+            except SampleError as error:
+                raise ConfigError(f"--data.params.{name}: {error}") from error
+            for note in notes:
+                log.warning("--data.params.%s: %s", name, note)
+            self.said |= set(notes)
         path = images if measured is None else measured
         if path is None or shards is not None or (images is not None and measured is not None):
             self.all = plan(shards, images, measured, params, out)
@@ -156,17 +173,6 @@ def check_estimate(degradation: Degradation) -> None:
             f"--data.sigma_y: estimate: measurements of {operator} look like noise themselves (a smooth "
             f"image without any: {found:.2f}); give the level as a number"
         )
-
-
-def _check_readable(name: str, file: Path) -> None:
-    try:
-        content = decode.member_bytes(file)
-        if file.suffix.lower() == ".npy":
-            decode.array(content, file.name)
-        else:
-            decode.image(content, file.name, 1)
-    except SampleError as error:
-        raise ConfigError(f"--data.params.{name}: {error}") from error
 
 
 def _s(count: int) -> str:

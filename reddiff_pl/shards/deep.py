@@ -53,7 +53,9 @@ def read(content: bytes, form: str | None, name: str) -> tuple[NDArray[Any], NDA
     elif form == "JPEG2000":
         place = content.find(b"colr\x01")
         if place >= 0 and int.from_bytes(content[place + 7 : place + 11], "big") not in (SRGB, GREY):
-            raise SampleError(f"{name} has {bits} bits in colours that are not read; store it as a 16-bit PNG")
+            raise SampleError(
+                f"{name} has {bits} bits in colours that are not read; store it as a 16-bit PNG"
+            )
         pixels = imagecodecs.jpeg2k_decode(content)
     else:
         pixels = imagecodecs.avif_decode(content)

@@ -11,8 +11,8 @@ from PIL import Image
 from reddiff_pl.physics.degrade import Degradation
 from reddiff_pl.physics.sizes import image_shape
 from reddiff_pl.shards import npy
+from reddiff_pl.shards.parameters import image_member
 from reddiff_pl.shards.reader import Failure, RawSample
-from reddiff_pl.shards.samples import image_member
 
 BYTES_A_PIXEL = 14  # of a picture of 16 bits and three channels, while it is decoded and reduced (measured)
 

@@ -34,7 +34,7 @@ def parse(content: bytes, name: str, constants: bool = False) -> dict[str, Any]:
     except RecursionError as error:
         raise SampleError(f"{name} is nested too deeply to be read") from error
     except ValueError as error:
-        raise SampleError(f"{name} is not JSON: {error}") from error
+        raise SampleError(f"{name} is not JSON ({error}); mend it or leave it out") from error
     if not isinstance(value, dict):
         raise SampleError(f"{name} is not a JSON object")
     return value

@@ -11,15 +11,10 @@ import torch
 from torch import Tensor
 
 from reddiff_pl.errors import SampleError
-from reddiff_pl.physics.binding import (
-    binary_parameters,
-    flat_parameters,
-    parameter_names,
-    parameters_of_file,
-    rounds,
-)
+from reddiff_pl.physics.binding import parameters_of_file, rounds
 from reddiff_pl.physics.degrade import Degradation
 from reddiff_pl.shards import decode, encode, metadata
+from reddiff_pl.shards.parameters import given_parameters, image_member
 from reddiff_pl.shards.picture import Picture, Source
 from reddiff_pl.shards.reader import RawSample
 from reddiff_pl.shards.rounding import rounding_level
@@ -102,7 +97,7 @@ def prepare(
     meta = metadata.parse(content, called, constants=True)  # a level of NaN is none that was not given
     meta_json = metadata.as_utf8(content)
     notes: list[str] = []
-    given = _parameters(raw, degradation, max_pixels, invert_mask, notes)
+    given = given_parameters(members, degradation, max_pixels, invert_mask, notes)
     fit = degradation.shape[1:] if degradation.fit == "crop" else None
     reference = reference_picture(members, channels, fit, max_pixels)
     x = None if reference is None else 2 * decode.unit_tensor(reference) - 1
@@ -255,63 +250,18 @@ def reference_picture(
     """
     measured = is_measured(members)
     prefix = "x." if measured else ""
-    if name := image_member(members, prefix):
-        read = decode.image
-    elif (name := f"{prefix}npy") in members:
-        read = decode.array_image
-    else:
+    name = image_member(members, prefix) or f"{prefix}npy"
+    if name not in members:
         return None
-    called = decode.called(name, members[name])
-    picture = read(decode.member_bytes(members[name]), called, channels, max_pixels)
+    called, content = decode.called(name, members[name]), decode.member_bytes(members[name])
+    read = decode.array_image if name.endswith("npy") else decode.image
+    picture = read(content, called, channels, max_pixels)
     return picture if measured or size is None else decode.fitted(picture, *size, called)
 
 
 def is_measured(members: Mapping[str, bytes | Path]) -> bool:
     """Whether a sample brings a measurement, `KEY.y.npy` or `KEY.y.png`, and is not a clean image."""
     return "y.npy" in members or bool(image_member(members, "y."))
-
-
-def image_member(members: Mapping[str, bytes | Path], prefix: str) -> str:
-    """The member with this prefix and the suffix of an image; empty without one."""
-    return next((prefix + suffix for suffix in decode.IMAGE_MEMBERS if prefix + suffix in members), "")
-
-
-def _parameters(
-    raw: RawSample, degradation: Degradation, max_pixels: int, invert_mask: bool, notes: list[str]
-) -> dict[str, Tensor]:
-    """The operator's parameters that the sample brings: NAME.npy as it is, NAME.png (or jpg, ...) in [0, 1].
-
-    A kernel in a picture is known but for its sum, which is made 1.
-    """
-    given, binary = {}, binary_parameters(degradation.physics)
-    for name in parameter_names(degradation.physics):
-        if (member := f"{name}.npy") in raw.members:
-            called = decode.called(member, raw.members[member])
-            given[name] = decode.array(decode.member_bytes(raw.members[member]), called)
-            if name in binary and given[name].is_complex():
-                raise SampleError(f"{called} holds complex numbers, expected zeros and ones")
-        elif member := image_member(raw.members, f"{name}."):
-            called = decode.called(member, raw.members[member])
-            content = decode.member_bytes(raw.members[member])
-            given[name] = decode.unit_tensor(decode.image(content, called, 1, max_pixels))
-            if name in binary:
-                grey = float(((given[name] > 0.1) & (given[name] < 0.9)).float().mean())
-                if grey > 0.01:  # a softened edge is nothing to speak of
-                    notes.append(f"{called}: {grey:.0%} of it are greys; from half on they count as white")
-                given[name] = given[name].round()  # 0 or 1, whatever wrote it
-            elif name.split("_")[0] in ("kernel", "filter"):
-                given[name] = given[name] / given[name].sum().clamp(min=1e-6)  # all black, it stays zero
-            if name in flat_parameters(degradation.physics, degradation.shape):
-                given[name] = given[name][0]
-        kind = name.split("_")[0]
-        if invert_mask and name in given and kind == "mask":
-            given[name] = 1 - given[name]
-        if name in given and not given[name].any():
-            if kind in ("kernel", "filter", "psf"):
-                raise SampleError(f"{name} is zero everywhere")
-            if kind == "mask":
-                notes.append(f"{name} keeps nothing of the measurement; is it inverted (--data.invert_mask)?")
-    return given
 
 
 def members_of(sample: Sample, noise_free: bool, scale: float) -> list[tuple[str, bytes]]:
