@@ -54,28 +54,33 @@ def runs() -> Iterator[Run]:
 
 
 def neighbours() -> Iterator[Run]:
-    """At published settings and at a second one; those that cost little on all tasks."""
+    """At published settings and at a second one, those that cost least first: time may run out."""
     for task in TASKS:
-        key, linear = task in KEY, task not in NONLINEAR
-        decomposable = linear and task != "superresolution_4x_inpainting"
-        noisy = "sigma_y" in task or task.startswith(NOISY)
-        if decomposable:
+        if decomposable(task):
             yield Run(task, "DDRM 100, eta .85", "DDRM", {"steps": 100})
         for zeta, text in ((0.3, ".3"), (1.0, "1")):
             yield Run(task, f"DiffPIR 100, zeta {text}", "DiffPIR", {"steps": 100, "zeta": zeta})
-        if linear:
+        if task not in NONLINEAR:
             yield Run(task, "DDNM+ 100, eta .85", "DDNM", {"steps": 100})
-        if not key:
-            continue
-        if decomposable:
+    for task in KEY:
+        if decomposable(task):
             yield Run(task, "DDRM 20, eta .85", "DDRM", {"steps": 20})
-        if linear:
+        if task not in NONLINEAR:
             yield Run(task, "DDNM+ 100, eta .5", "DDNM", {"steps": 100, "eta": 0.5})
-        pigdm = {"steps": 100, "lam": 0.3 if noisy else 1.0, "noise_aware": linear}
+    for task in KEY:
+        noisy = "sigma_y" in task or task.startswith(NOISY)
+        pigdm = {"steps": 100, "lam": 0.3 if noisy else 1.0, "noise_aware": task not in NONLINEAR}
         yield Run(task, "PiGDM 100, eta 1", "PiGDM", pigdm)
         yield Run(task, "PiGDM 100, eta .3", "PiGDM", {**pigdm, "eta": 0.3})
+    for task in KEY:
         yield Run(task, "DPS 250", "DPS", {"steps": 250, "eta": 1.0, "zeta": ZETA.get(task, 1.0)})
+    for task in KEY:
         pnpdm = {"steps": 40, "denoise_steps": 5, "decay": 0.88, "rho_min": 0.1}
         yield Run(task, "PnP-DM 40x5", "PnPDM", pnpdm)
         daps = {"steps": 100, "ode_steps": 2, "langevin_steps": 20, "eta": 5e-5}
         yield Run(task, "DAPS 100x2", "DAPS", daps)
+
+
+def decomposable(task: str) -> bool:
+    """Whether the singular values of its operator are known."""
+    return task not in (*NONLINEAR, "superresolution_4x_inpainting")
