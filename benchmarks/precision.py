@@ -1,6 +1,7 @@
 """What the fast path costs in quality: the val photos restored task by task in several precisions, one table.
 
     python -m benchmarks.precision --out runs/precision --processes 6            # on a GPU: all but 32 are fused
+    python -m benchmarks.precision --out runs/precision --processes 16 --precisions 32 bf16   # on a CPU
     python -m benchmarks.precision --out runs/precision --tasks hdr --limit 2 --steps 2 --precisions 32 bf16
 
 Every run is a `reddiff restore` with the shipped settings; the same command goes on where it stopped. The exit code is
@@ -31,29 +32,22 @@ PRECISIONS = ("32", "bf16", "fp8")
 INCOMPLETE = {"inpainting_given", "nonlinear_blur"}  # photos bring no masks, and nobody a network of blurs
 
 
-def measure(
-    task: str, precisions: list[str], seeds: int, out: Path, more: list[str]
-) -> dict[str, list[float] | str]:
-    """PSNR of each restored photo, the mean over seeds, by precision; or what went wrong."""
+def measure(task: str, precision: str, seeds: int, out: Path, more: list[str]) -> list[float] | str:
+    """PSNR of each restored photo in a precision, the mean over seeds; or what went wrong."""
     import torch
 
     from reddiff_pl.bench.machine import forget
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    found: dict[str, list[float] | str] = {}
-    for precision in precisions:
-        photos = []
-        for seed in range(seeds):
-            forget(device)  # the run before, which would keep its memory from the other processes
-            options = [f"--seed={seed}", f"--model.prior.init_args.precision={precision}", *more]
-            try:
-                photos.append(restored(out / f"{task}-{precision}-{seed}", task, options))
-            except RunFailed as error:
-                found[precision] = str(error)
-                break
-        else:
-            found[precision] = np.mean(photos, 0).tolist()
-    return found
+    photos = []
+    for seed in range(seeds):
+        forget(device)  # the run before, which would keep its memory from the other processes
+        options = [f"--seed={seed}", f"--model.prior.init_args.precision={precision}", *more]
+        try:
+            photos.append(restored(out / f"{task}-{precision}-{seed}", task, options))
+        except RunFailed as error:
+            return str(error)
+    return np.mean(photos, 0).tolist()
 
 
 class RunFailed(Exception):
@@ -121,7 +115,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--seeds", type=int, default=1, help="restorations of each photo (default: %(default)s)"
     )
-    parser.add_argument("--processes", type=int, default=1, help="tasks at a time (default: %(default)s)")
+    parser.add_argument(
+        "--processes", type=int, default=1, help="restorations at a time (default: %(default)s)"
+    )
     parser.add_argument("--limit", type=int, help="photos (default: all 49)")
     parser.add_argument("--steps", type=int, help="of the sampler (default: as shipped)")
     options = parser.parse_args(argv)
@@ -129,20 +125,24 @@ def main(argv: list[str] | None = None) -> int:
     more += [f"--model.sampler.init_args.steps={options.steps}"] if options.steps else []
     options.out.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    rows = {}
+    rows: dict[str, dict[str, list[float] | str]] = {}
+    done: dict[str, dict[str, list[float] | str]] = {}
     with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as pool:
         jobs = {
-            pool.submit(measure, task, options.precisions, options.seeds, options.out, more): task
+            pool.submit(measure, task, precision, options.seeds, options.out, more): (task, precision)
             for task in options.tasks
+            for precision in dict.fromkeys(options.precisions)
         }
         for job in as_completed(jobs):
+            task, precision = jobs[job]
             failure = job.exception()  # must not cost the other tasks their rows
-            rows[jobs[job]] = (
-                job.result() if failure is None else dict.fromkeys(options.precisions, repr(failure))
-            )
+            done.setdefault(task, {})[precision] = job.result() if failure is None else repr(failure)
+            if len(done[task]) < len(set(options.precisions)):
+                continue
+            rows[task] = done[task]
             text = table(rows, options.precisions)
             (options.out / "precision.md").write_text(text + "\n")
-            print(text.splitlines()[sorted(rows).index(jobs[job]) + 2], flush=True)
+            print(text.splitlines()[sorted(rows).index(task) + 2], flush=True)
     print(f"\n{table(rows, options.precisions)}")
     return int(any(isinstance(cell, str) for row in rows.values() for cell in row.values()))
 

@@ -14,7 +14,7 @@ from reddiff_pl.errors import ConfigError
 from reddiff_pl.priors.fused.graphs import Graphs
 from reddiff_pl.priors.fused.obstacle import obstacle
 from reddiff_pl.priors.loading import full_precision
-from reddiff_pl.priors.precision import DTYPES, sound_attention
+from reddiff_pl.priors.precision import DTYPES, exact_ends, sound_attention
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +68,7 @@ class Forward:
         self._fast: Callable[..., Tensor] | None = None
         self._name, self._chooses = "", False  # on the device of `_fast`
         full_precision()
+        exact_ends(network)
 
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         """The first `channels` channels of the output, float32. Differentiable in x where grad is enabled.
