@@ -136,7 +136,7 @@ class Counted(torch.nn.Module):
 
     def __init__(self, prior: Any, images: int) -> None:
         super().__init__()
-        self.prior, self.shape, self.abar = prior, prior.shape, prior.abar
+        self.prior, self.shape, self.abar, self.latent = prior, prior.shape, prior.abar, prior.latent
         self.images, self.evaluations = images, 0
 
     def eps(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
