@@ -280,11 +280,11 @@ def _fits(shape: tuple[int, ...], expected: tuple[int, ...], image: Shape, exact
     )
 
 
-def _all_frequencies(like: Tensor) -> Tensor:
-    """A chirp in [-0.9, 0.9), the same for each image: a ramp has next to nothing off the axes of k-space."""
+def chirp(like: Tensor) -> Tensor:
+    """In [-0.9, 0.9), one for all images, of all frequencies: a ramp has next to none off the axes of k-space."""
     i = torch.arange(like[0].numel(), device=like.device)
-    chirp = (i * i * 2654435761 + i * 40503) % 2**32 / 2**32
-    return (1.8 * chirp - 0.9).to(like.dtype).reshape(like[:1].shape).expand_as(like)
+    turns = (i * i * 2654435761 + i * 40503) % 2**32 / 2**32
+    return (1.8 * turns - 0.9).to(like.dtype).reshape(like[:1].shape).expand_as(like)
 
 
 def measured(physics: Physics, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -306,6 +306,6 @@ def measured(physics: Physics, like: Tensor) -> tuple[Tensor, Tensor]:
     ramp = ramp.reshape(like[:1].shape).expand_as(like)
     nothing = physics.A(torch.zeros_like(ramp))
     moved = torch.zeros_like(nothing, dtype=torch.bool)
-    for probe in (ramp, -ramp, _all_frequencies(ramp), torch.full_like(ramp, 0.99)):
+    for probe in (ramp, -ramp, chirp(ramp), torch.full_like(ramp, 0.99)):
         moved |= physics.A(probe) != nothing
     return moved, nothing

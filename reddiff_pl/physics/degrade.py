@@ -22,6 +22,7 @@ from reddiff_pl.physics.binding import (
     Shape,
     bind,
     check_parameters,
+    chirp,
     configured_parameters,
     draw_parameters,
     measured,
@@ -33,7 +34,8 @@ from reddiff_pl.physics.noise import MeasurementNoise, NoNoise, estimate_noise_s
 from reddiff_pl.physics.sizes import image_shape, measurement_shape, measures_everything
 from reddiff_pl.seeding import stream
 
-_FAR = 1e4  # a measurement so much larger than those of images is in other units, or damaged
+# a measurement so much larger than those of images is in other units, or damaged; and one of whole numbers
+_FAR, _FAR_WHOLE = 100.0, 2.0
 
 
 class Degradation:
@@ -88,15 +90,20 @@ class Degradation:
         return self._local.physics
 
     @cached_property
-    def picture_channels(self) -> int:
-        """Channels of a measurement that comes as a picture, as the operator makes them: 1 where it makes grey."""
+    def measured_channels(self) -> int | None:
+        """Channels, 1 or 3, of a measurement that is a picture; None where the operator makes something else."""
         told = measurement_shape(self.physics, self.shape)
         if told is None:
             try:
                 told = tuple(self.bound(self._configured).A(torch.zeros(1, *self.shape)).shape[1:])
             except Exception:  # any operator may be named; one that wants parameters first is not asked
-                return self.shape[0]
-        return told[0] if len(told) == 3 and told[0] in (1, 3) else self.shape[0]
+                return None
+        return told[0] if len(told) == 3 and told[0] in (1, 3) else None
+
+    @property
+    def picture_channels(self) -> int:
+        """Channels of a measurement that comes as a picture, as the operator makes them: 1 where it makes grey."""
+        return self.measured_channels or self.shape[0]
 
     def parameters(
         self, key: str, given: Mapping[str, Tensor], shape: Shape | None = None
@@ -243,7 +250,7 @@ class Degradation:
         if shape[0] != self.shape[0]:
             raise SampleError(
                 f"the measurement has shape {measurement}, that of an image with {shape[0]} channels; expected "
-                f"{self.shape[0]}"
+                f"{self.shape[0]}{'; the channels come first' if shape[-1] == self.shape[0] else ''}"
             )
         channels, height, width = shape
         return channels, height, width
@@ -268,7 +275,12 @@ class Degradation:
 
     @torch.no_grad()
     def accept(
-        self, y: Tensor, key: str, given: Mapping[str, Tensor], size: tuple[int, int] | None = None
+        self,
+        y: Tensor,
+        key: str,
+        given: Mapping[str, Tensor],
+        size: tuple[int, int] | None = None,
+        whole: bool = False,
     ) -> tuple[Tensor, dict[str, Tensor], Shape]:
         """Check a measurement that a sample brought, and find its image's size.
 
@@ -277,6 +289,7 @@ class Degradation:
             key: the sample's.
             given: the operator's parameters that it brings.
             size: height and width of its reference, if it has one.
+            whole: it came in whole numbers, such as the levels of a picture.
 
         Returns:
             measurement, parameters, (C, H, W) of the image.
@@ -297,19 +310,20 @@ class Degradation:
         physics = self.bound(params, shape)
         if y.is_complex():
             _check_kind(y, physics.A(torch.zeros(1, *shape)))
-        self._check_range(y, physics, shape)
+        self._check_range(y, physics, shape, _FAR_WHOLE if whole else _FAR)
         return self._clear_unmeasured(y, physics, shape), params, shape
 
-    def _check_range(self, y: Tensor, physics: Physics, shape: Shape) -> None:
+    def _check_range(self, y: Tensor, physics: Physics, shape: Shape, far: float) -> None:
         """No level of noise, and no operator's gain, puts a measurement so far off the images that it shows."""
         largest = y.abs().max().item() if y.numel() else 0.0
-        if largest <= _FAR:  # nearly all: the operator need not be asked
+        if largest <= far:  # nearly all: the operator need not be asked
             return
-        reach = max(physics.A(torch.full((1, *shape), value)).abs().max().item() for value in (-1.0, 1.0))
-        if not largest <= _FAR * reach:
+        probes = [*(torch.full((1, *shape), value) for value in (-1.0, 1.0)), chirp(torch.zeros(1, *shape))]
+        reach = max(physics.A(probe).abs().max().item() for probe in probes)
+        if not largest <= far * reach:
             raise SampleError(
-                f"the measurement reaches {largest:.3g}, but the operator gives {reach:.3g} at most for a white or a "
-                "black image; store it in the operator's own range"
+                f"the measurement reaches {largest:.3g}, but the operator gives about {reach:.3g} at most; store it in "
+                "the operator's own range, or as a picture"
             )
 
     def _clear_unmeasured(self, y: Tensor, physics: Physics, shape: Shape) -> Tensor:

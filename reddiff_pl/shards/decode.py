@@ -159,12 +159,12 @@ def _pillow_pixels(opened: Image.Image, name: str) -> tuple[NDArray[Any], NDArra
     mode = opened.mode
     if mode == "F":
         raise SampleError(
-            f"{name} holds floating-point pixels of unknown range; store them as .npy, in [0, 1]"
+            f"{name} holds floating-point pixels of unknown range; store them as a TIFF, in [0, 1]"
         )
     if mode.startswith("I"):
         values = np.asarray(opened)
         if values.min() < 0 or values.max() > 65535:
-            raise SampleError(f"{name} holds 32-bit pixels of unknown range; store them as .npy, in [0, 1]")
+            raise SampleError(f"{name} holds 32-bit pixels of unknown range; store them as a 16-bit PNG")
         return values.astype(np.uint16), None, 16, False
     if mode == "1":
         return np.asarray(opened.convert("L")), None, 1, False
@@ -232,7 +232,7 @@ def _fitted(picture: Picture, name: str, channels: int | None) -> NDArray[Any]:
         grey = pixels.astype(np.float32) @ LUMA
         return grey if pixels.dtype == np.float32 else grey.round().astype(pixels.dtype)
     raise SampleError(
-        f"{name} has {found} channels, expected {channels}; store its channels as .npy, in [0, 1]"
+        f"{name} has {found} channels, expected {channels}; store those alone (1 and 3 as a picture, others as .npy)"
     )
 
 
@@ -251,7 +251,7 @@ def array_image(content: bytes, name: str, channels: int, max_pixels: int = MAX_
     """A .npy file that holds an image, (C, H, W) or (H, W): floats on the [0, 1] scale, neither scaled nor clipped.
 
     uint8 and uint16 are taken as a file of so many bits; a complex (H, W) as two channels, its real and its
-    imaginary part.
+    imaginary part. One channel becomes three equal ones, as that of a grey picture does.
 
     Args:
         content: the file.
@@ -266,8 +266,13 @@ def array_image(content: bytes, name: str, channels: int, max_pixels: int = MAX_
     if np.iscomplexobj(values) and values.ndim == 2:
         values = np.stack([values.real, values.imag])
     planes = values[None] if values.ndim == 2 else values
+    if planes.ndim == 3 and len(planes) == 1 and channels == 3:
+        grey, planes = 1, np.repeat(planes, 3, 0)  # as of a grey picture
+    else:
+        grey = channels
     if planes.ndim != 3 or len(planes) != channels:
-        raise SampleError(f"{name} has shape {values.shape}, expected ({channels}, height, width)")
+        last = "; the channels come first" if values.ndim == 3 and values.shape[2] == channels else ""
+        raise SampleError(f"{name} has shape {values.shape}, expected ({channels}, height, width){last}")
     if planes.shape[1] * planes.shape[2] > max_pixels:
         raise SampleError(
             f"{name} has {planes.shape[2]}x{planes.shape[1]} pixels, more than the limit of {max_pixels} "
@@ -279,4 +284,4 @@ def array_image(content: bytes, name: str, channels: int, max_pixels: int = MAX_
     if not np.isfinite(planes).all():
         raise SampleError(f"{name} holds NaN or infinite values")
     planes = planes if bits else planes.astype(np.float32)
-    return Picture(planes[0] if channels == 1 else np.moveaxis(planes, 0, 2), Source(name, bits, channels))
+    return Picture(planes[0] if channels == 1 else np.moveaxis(planes, 0, 2), Source(name, bits, grey))

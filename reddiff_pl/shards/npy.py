@@ -24,6 +24,14 @@ def header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     return np.lib.format.read_array_header_2_0(file)
 
 
+def kind(content: bytes) -> str:
+    """Of its numbers, as numpy calls it: i, u, f, c, b; "?" of what is no .npy file."""
+    try:
+        return header(io.BytesIO(content))[2].kind
+    except Exception:  # `load` tells
+        return "?"
+
+
 def load(content: bytes, name: str) -> NDArray[Any]:
     """The array of a .npy file.
 

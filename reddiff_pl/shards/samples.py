@@ -13,7 +13,7 @@ from torch import Tensor
 from reddiff_pl.errors import SampleError
 from reddiff_pl.physics.binding import parameters_of_file, rounds
 from reddiff_pl.physics.degrade import Degradation
-from reddiff_pl.shards import decode, encode, metadata
+from reddiff_pl.shards import decode, encode, metadata, npy
 from reddiff_pl.shards.parameters import given_parameters, image_member
 from reddiff_pl.shards.picture import Picture, Source
 from reddiff_pl.shards.reader import RawSample
@@ -105,13 +105,14 @@ def prepare(
     if is_measured(members):
         if "y.npy" in members:
             content = decode.member_bytes(members["y.npy"])
+            whole = npy.kind(content) in "iu"
             called = decode.called("y.npy", members["y.npy"])
-            y = decode.array(content, called)
-            source, grey = Source(called, bits=0, channels=channels), False
+            y, grey = _measured_array(content, called, degradation, notes)
+            source = Source(called, bits=0, channels=1 if grey else channels)
             depth = 0 if reference is None else reference.source.bits
         else:
             name = image_member(members, "y.")
-            content = decode.member_bytes(members[name])
+            content, whole = decode.member_bytes(members[name]), False
             called = decode.called(name, members[name])
             picture = decode.image(content, called, degradation.picture_channels, max_pixels)
             source, depth = picture.source, picture.source.bits
@@ -122,7 +123,7 @@ def prepare(
             y = degradation.scale * decode.unit_tensor(picture) - (degradation.scale - 1)
         size = None if reference is None else (reference.height, reference.width)
         y = degradation.in_its_numbers(y, given, size)
-        y, params, shape = degradation.accept(y, raw.key, given, size)
+        y, params, shape = degradation.accept(y, raw.key, given, size, whole)
         if reference is not None and size != shape[1:]:
             raise SampleError(
                 f"{reference.source.name} has {reference.width}x{reference.height} pixels, expected "
@@ -172,6 +173,20 @@ def prepare(
         grey=source.channels == 1 and channels == 3,
         exact=0 < source.bits <= 8,
     )
+
+
+def _measured_array(
+    content: bytes, called: str, degradation: Degradation, notes: list[str]
+) -> tuple[Tensor, bool]:
+    """A measurement in the operator's own range, and whether it is grey where the operator makes three channels."""
+    y = decode.array(content, called)
+    if y.is_complex() or degradation.measured_channels is None or y.ndim not in (2, 3) or not y.numel():
+        return y, False
+    y = y[None] if y.ndim == 2 else y
+    if degradation.scale == 2 and y.min() >= 0 and 0.5 < y.max() <= 1:
+        notes.append(f"{called} lies in [0, 1], the operator's range is [-1, 1]; is it to be 2 y - 1?")
+    grey = len(y) == 1 and degradation.measured_channels == 3
+    return (y.repeat(3, 1, 1) if grey else y), grey
 
 
 def _told(

@@ -15,7 +15,7 @@ from reddiff_pl.errors import SampleError
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it names no file; what matters is told below
 
-UNSIGNED, SIGNED = 1, 2  # of SampleFormat
+UNSIGNED, SIGNED, FLOAT = 1, 2, 3  # of SampleFormat
 WHITE_IS_ZERO, PALETTE = 0, 3
 REDUCED, MASK = 1, 4  # of NewSubfileType
 
@@ -27,7 +27,7 @@ class Page:
     Attributes:
         pixels: (H, W) or (H, W, C), without alpha; uint8, uint16 or float32 in [0, 1]. None: Pillow reads it right.
         alpha: (H, W), uint8 or uint16.
-        bits: of a value in the file.
+        bits: of a value in the file; 0: floats.
         orientation: as EXIF numbers it, 1..8.
         profile: its ICC profile.
         date: when it was taken.
@@ -49,7 +49,7 @@ def read(content: bytes, name: str, max_pixels: int) -> Page:
     """Read a TIFF file's only page.
 
     Unsigned integers of b bits are divided by 2^b - 1, and so are signed ones without a negative value by theirs.
-    Of signed ones with negative values the whole range of the type is [0, 1].
+    Of signed ones with negative values the whole range of the type is [0, 1]. Floats are in [0, 1], or say their range.
 
     Raises:
         SampleError: it is damaged, has several pages, too many pixels, or values of unknown range.
@@ -88,7 +88,7 @@ def read(content: bytes, name: str, max_pixels: int) -> Page:
         return Page(
             pixels,
             None if alpha is None else _alpha(alpha, page, name),
-            bits,
+            0 if sampleformat == FLOAT and not _given_range(page) else bits,
             _number(page, 274, 1),
             page.tags[34675].value if 34675 in page.tags else None,
             _date(page),
@@ -135,8 +135,10 @@ def _scaled(values: NDArray[Any], page: Any, name: str, notes: list[str]) -> NDA
             f"{name} has negative values: its whole range, {-half:.0f} to {half - 1:.0f}, is taken as [0, 1]"
         )
         return ((values + half) / (2 * half - 1)).astype(np.float32)
+    if values.dtype.kind == "f" and values.min() >= 0 and values.max() <= 1:  # what holds NaN is not
+        return values.astype(np.float32)
     what = "floating-point" if values.dtype.kind in "fc" else f"{values.dtype}"
-    raise SampleError(f"{name} holds {what} pixels of unknown range; store them as .npy, in [0, 1]")
+    raise SampleError(f"{name} holds {what} pixels of unknown range; store them as floats in [0, 1]")
 
 
 def _given_range(page: Any) -> tuple[float, float] | None:

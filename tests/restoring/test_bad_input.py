@@ -56,12 +56,12 @@ BAD = {
     "empty file": (RANDOM, {"jpg": b""}, "not a readable image"),
     "too small": (RANDOM, {"png": picture(48)}, "48x48 pixels, smaller than data.size 64"),
     "missing measurement": (SUPER, {"x.png": picture()}, "no measurement"),
-    "measurement of two dimensions": (
+    "measurement of four dimensions": (
         SUPER,
-        {"y.npy": y((20, 20))},
-        r"\(20, 20\), .* no image of 3 channels",
+        {"y.npy": y((1, 3, 16, 16))},
+        r"\(1, 3, 16, 16\), .* no image of 3 channels",
     ),
-    "grey measurement": (SUPER, {"y.npy": y((1, 16, 16))}, "an image with 1 channels; expected 3"),
+    "two channels": (SUPER, {"y.npy": y((2, 16, 16))}, "an image with 2 channels; expected 3"),
     "reference of the wrong size": (
         SUPER,
         {"y.npy": y(), "x.png": picture(32)},

@@ -311,6 +311,18 @@ def test_colours_that_become_grey_are_told():
         assert not decode.image(content, "a", 1).source.notes
 
 
+def test_floats_in_0_to_1_are_kept_as_floats():
+    values = (WORDS / 65535).astype(np.float32)
+    picture = decode.image(tiff(values[..., :3], photometric="rgb"), "scan.tif", 3)
+    assert picture.source.bits == 0 and np.array_equal(picture.pixels, values[..., :3])
+    picture = decode.image(tiff(values[..., 0].astype(np.float16)), "scan.tif", 1)
+    assert picture.source.bits == 0 and np.abs(picture.pixels - values[..., 0]).max() < 1e-3
+    for odd in (-0.01, 1.01, np.nan):
+        values[3, 3, 0] = odd
+        with pytest.raises(SampleError, match=r"unknown range; store them as floats in \[0, 1\]"):
+            decode.image(tiff(values[..., 0]), "scan.tif", 1)
+
+
 def _netpbm(values: np.ndarray, top: int) -> bytes:
     kind = 6 if values.ndim == 3 else 5
     header = f"P{kind}\n# by a scanner\n{values.shape[1]} {values.shape[0]}\n{top}\n"
