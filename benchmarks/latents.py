@@ -181,6 +181,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--limit", type=int, help="val photos (default: all)")
     parser.add_argument("--tasks", nargs="+", default=TASKS, help="of configs/tasks (default: %(default)s)")
+    parser.add_argument("--samplers", nargs="+", default=("reddiff", "diffpir"), help="one or both (default)")
     parser.add_argument(
         "--tiny", action="store_true", help="networks and budgets that show nothing but that it runs"
     )
@@ -199,7 +200,7 @@ def main(argv: list[str] | None = None) -> int:
         f"--model.prior.init_args.prior.init_args.path={options.out / 'fit' / 'prior'}",
     ]
     ways: dict[str, list[str]] = {"bundled prior, pixels": []}
-    for step, sampler in itertools.product(("pixels", "decoder"), ("reddiff", "diffpir")):
+    for step, sampler in itertools.product(("pixels", "decoder"), options.samplers):
         # a sampler's file counts over the task's where it comes later
         more = ["--config", str(CONFIGS / "samplers" / "diffpir.yaml"), "--evaluations=20"]
         ways[f"latents, {sampler}, {step}"] = [
