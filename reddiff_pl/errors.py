@@ -17,5 +17,9 @@ class OutputError(OSError):
     """The output cannot be written: which file, why. The run can go on from there. Exit code 1."""
 
 
+class TooLittleMemory(RuntimeError):
+    """The device's memory holds none of a batch's images, one at a time: what to do. The run can go on. Exit code 1."""
+
+
 class TooManyFailed(Exception):
     """More samples failed than --max-failed allows. Exit code 4."""

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from reddiff_pl import stop
-from reddiff_pl.errors import ConfigError, OutputError, Stopped, TooManyFailed
+from reddiff_pl.errors import ConfigError, OutputError, Stopped, TooLittleMemory, TooManyFailed
 from reddiff_pl.stop import INTERRUPTED, REQUEUE_ME, TERMINATED
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ def run(command: str, action: Callable[[list[str]], int], argv: list[str]) -> in
     except ConfigError as error:
         print(f"reddiff {command}: error: {error}", file=sys.stderr)
         return BAD_CONFIGURATION
-    except OutputError as error:
+    except (OutputError, TooLittleMemory) as error:
         log.error("%s", error)
         return CRASHED
     except TooManyFailed as error:

@@ -43,6 +43,23 @@ class NarrowREDDiff(REDDiff):
         return super().init(y, *args, **kwargs)
 
 
+class RoomlessREDDiff(REDDiff):
+    """Has no memory for images of some keys.
+
+    Args:
+        keys: what is in these.
+    """
+
+    def __init__(self, keys: str = "s0-", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.keys = keys
+
+    def init(self, y: Any, physics: Any, prior: Any, noise: Any, *args: Any, **kwargs: Any) -> Any:
+        if any(self.keys in key for key in noise.keys):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().init(y, physics, prior, noise, *args, **kwargs)
+
+
 class EndingREDDiff(REDDiff):
     """Raises StopIteration in its second batch."""
 

@@ -92,9 +92,9 @@ class Tiled(Prior):
             try:
                 eps = self._evaluate(pieces, rows, differentiated and total > rows)
             except torch.OutOfMemoryError:
-                if most == 1:
+                if rows == 1:
                     raise
-                self.at_once, sizes = most // 2, []
+                self.at_once, sizes = rows // 2, []
             else:
                 lengths = [end - start for _, start, end in pieces]
                 for (part, start, end), values in zip(pieces, eps.split(lengths), strict=True):

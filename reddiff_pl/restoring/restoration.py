@@ -15,7 +15,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from reddiff_pl.devices.copies import Download, Pace, upload
-from reddiff_pl.errors import ConfigError, Stopped
+from reddiff_pl.errors import ConfigError, Stopped, TooLittleMemory
 from reddiff_pl.physics import MeasurementNoise, bind
 from reddiff_pl.physics.binding import refuses
 from reddiff_pl.priors import Prior, Tiled
@@ -158,22 +158,24 @@ class Restoration(LightningModule):
         largest = max((len(group.keys) for group in groups), default=1)
         before = self._rows
         while True:
+            rows = 0
             try:
                 parts = [part for some in self._at_once(groups) for part in self._restore(some, forms)]
                 break
-            except torch.OutOfMemoryError:
+            except torch.OutOfMemoryError as error:
                 rows = min(self._rows or largest, largest)
                 if self._rows or len(groups) == 1:
                     rows //= 2
-                if not rows:
-                    raise
+                failure: Exception = error.with_traceback(None)  # which keeps the failed step's tensors alive
             except (Stopped, StopIteration, ConfigError, OSError, torch.AcceleratorError):
                 raise
             except Exception as error:
-                parts, broken = self._one_by_one(groups, forms, error)
+                failure = error
+            torch.cuda.empty_cache()  # outside the handler, which keeps those tensors too
+            if not rows:
+                parts, broken = self._one_by_one(groups, forms, failure)
                 refused |= broken
                 break
-            torch.cuda.empty_cache()  # outside the handler, which keeps the failed step's tensors alive
             self._rows = rows
         if self._rows != before:
             log.warning(
@@ -188,18 +190,23 @@ class Restoration(LightningModule):
 
         Raises:
             Exception: `error`, where all of several fail: it is not a sample's.
+            TooLittleMemory: likewise, and it is the memory that ends.
         """
         parts, refused = [], {}
         alone = [group.rows(i, i + 1) for group in groups for i in range(len(group.keys))]
         for group in alone:
             try:
                 parts += self._restore([group], forms)
-            except (Stopped, ConfigError, OSError, torch.OutOfMemoryError, torch.AcceleratorError):
+            except (Stopped, ConfigError, OSError, torch.AcceleratorError):
                 raise
+            except torch.OutOfMemoryError as own:
+                refused[group.places[0]] = _too_large(group, self.device, own)
             except Exception as own:
                 what = " ".join(str(own).split())[:300]
                 refused[group.places[0]] = f"cannot be restored ({type(own).__name__}: {what})"
         if len(refused) == len(alone) > 1:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise TooLittleMemory(_too_large(alone[0], self.device, error))
             raise error
         log.warning(
             "a batch failed (%s: %s), and its images were restored one by one",
@@ -299,3 +306,12 @@ class Restoration(LightningModule):
         assert self._pace is not None
         self._pace.step()
         return self.should_stop()
+
+
+def _too_large(group: Group, device: torch.device, error: Exception) -> str:
+    """Why one image alone was not restored."""
+    _, height, width = group.shape
+    return (
+        f"out of memory: {device} has too little for an image of {width}x{height} alone; free it of other work, or "
+        f"take one with more ({' '.join(str(error).split())[:120]})"
+    )

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import CONFIGS, read_json, write_shard
+from helpers import CONFIGS, read_json, restored_keys, write_shard
 from run_tasks import TINY, assert_everything_once, tars, tiny_shards, wait_until, written
 
 COUNTED = ["--model.sampler.class_path=counting.CountingREDDiff"]
@@ -116,6 +116,21 @@ def test_a_sample_out_of_memory_halves_the_batch(tasks, tmp_path):
     assert tars(tmp_path / "narrow") == tars(tmp_path / "roomy")
     log = (tmp_path / "narrow" / "logs" / "task-00000.log").read_text()
     assert log.count("out of memory") == 1 and "1 images at a time" in log
+
+
+def test_an_image_too_large_for_the_memory_is_one_that_failed(tasks, tmp_path):
+    """The others are restored; where there is room for none, the run ends with a line instead of a traceback."""
+    pattern = tiny_shards(tmp_path / "in", 1, 9)
+    options = [*TINY, "--model.sampler.init_args.steps=5", "--data.shards", pattern]
+    options += ["--model.sampler.class_path=counting.RoomlessREDDiff"]
+    one = [*options, "--model.sampler.init_args.keys=-005"]
+    assert tasks.run("restore", *one, "--out", tmp_path / "one") == 3
+    failed = (tmp_path / "one" / "logs" / "task-00000.log").read_text()
+    assert "s0-005" in failed and "too little for an image of 16x16 alone" in failed
+    assert len(restored_keys(tmp_path / "one" / "shards" / "000000.tar")) == 8
+    assert tasks.run("restore", *options, "--out", tmp_path / "none") == 1
+    printed = tasks.printed.read_text()
+    assert "too little for an image of 16x16 alone" in printed and "Traceback" not in printed
 
 
 def test_a_raised_stop_iteration_is_a_crash(tasks, tmp_path):
