@@ -8,6 +8,8 @@ import os
 import re
 from collections.abc import Sequence
 
+import yaml
+
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.options.shipped import config_path, near, shipped_of
 from reddiff_pl.shards.folder import ARRAY_SUFFIX, IMAGE_SUFFIXES
@@ -17,6 +19,8 @@ from reddiff_pl.shards.plan import is_remote
 KINDS = {"prior": "priors", "task": "tasks", "sampler": "samplers"}
 DIAL = "--perception"
 SHORT = ("--config", *(f"--{kind}" for kind in KINDS), DIAL)
+PATHS = ("--data.images", "--data.measured", "--out", "--to")
+PARAMS = "--data.params."
 ALONE = ("-h", "--help", "--help-all", "--print_config")  # options without a value
 TARS = re.compile(r"\.(tar|tgz|tar\.gz)(\?[^/]*)?$")
 
@@ -45,11 +49,13 @@ def expand(argv: Sequence[str], command: str = "restore") -> list[str]:
         name, equals, value = item.partition("=")
         if not item.startswith("-") or item == "-":
             inputs.append(item)
-        elif name in ALONE or (equals and name not in SHORT):
+        elif name in ALONE or (equals and name not in SHORT and not _is_path(name)):
             rest.append(item)
         else:
             if not equals and (value := next(items, "")) == "":
                 rest.append(item)  # the parser says what is missing
+            elif _is_path(name):
+                rest += [name, _literal(value)]
             elif name == "--config":
                 rest += [name, config_path(value)]
             elif name == DIAL:
@@ -58,8 +64,37 @@ def expand(argv: Sequence[str], command: str = "restore") -> list[str]:
                 named[name[2:]] += _named(name[2:], value)
             else:
                 rest += [item, value]
+    rest = _params(rest)
     short = [option for options in named.values() for option in options]
     return [*short, *_inputs(inputs, command), *rest, *dial, *_out(rest)]
+
+
+def _is_path(name: str) -> bool:
+    return name in PATHS or name.startswith(PARAMS)
+
+
+def _literal(path: str) -> str:
+    """A path that options, which are YAML, take for what it is: `null`, `&a` and `- a` are names of files, too."""
+    if isinstance(_of_yaml(path), str | int | float) or os.path.isabs(path):
+        return path
+    return os.path.join(os.curdir, path)
+
+
+def _params(rest: list[str]) -> list[str]:
+    """`--data.params.NAME` as one JSON object where YAML would make a mapping of a path, as of `a: b.png`."""
+    places = [i for i, item in enumerate(rest) if item.startswith(PARAMS) and i + 1 < len(rest)]
+    if all(isinstance(_of_yaml(rest[i + 1]), str | int | float) for i in places):
+        return rest
+    given = {rest[i].removeprefix(PARAMS): rest[i + 1] for i in places}
+    others = [item for i, item in enumerate(rest) if not {i, i - 1} & set(places)]
+    return [*others, PARAMS.rstrip("."), json.dumps(given)]
+
+
+def _of_yaml(text: str) -> object:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:  # such as `{a}.png`, which is taken as it is
+        return text
 
 
 def _named(kind: str, value: str) -> list[str]:
@@ -90,7 +125,7 @@ def _inputs(paths: Sequence[str], command: str) -> list[str]:
     [path] = paths
     picture = os.path.splitext(path)[1].lower() in (*IMAGE_SUFFIXES, ARRAY_SUFFIX)
     if os.path.isdir(path) or (os.path.isfile(path) and picture):
-        return ["--data.images" if command == "degrade" else "--data.measured", path]
+        return ["--data.images" if command == "degrade" else "--data.measured", _literal(path)]
     if os.path.isfile(path):
         raise ConfigError(f"{path}: expected a folder, a picture or tars")
     if is_remote(path) or glob.has_magic(path) or "{" in path:

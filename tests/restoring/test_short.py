@@ -47,6 +47,18 @@ def test_what_it_stands_for(folder, short, long):
     assert expand(long.split()) == long.split(), "what is written out stays"
 
 
+def test_names_that_yaml_would_misread(folder):
+    fill(folder, {"null/a.jpg": b""})
+    assert expand(["null"]) == ["--data.measured", "./null"]
+    assert expand(["--data.images=&a", "--to", "r: s"]) == [
+        *("--data.images", "./&a", "--to", "./r: s", "--out", "./r: s.run")
+    ]
+    found = expand(["--data.params.mask", "a: b.png", "--seed", "1", "--data.params.kernel=- k.npy"])
+    assert found == ["--seed", "1", "--data.params", '{"mask": "./a: b.png", "kernel": "./- k.npy"}']
+    plain = ["--data.params.mask", "1.png", "--data.images", "/a: b", "--out", "123"]
+    assert expand(plain) == plain, "nothing is changed without need"
+
+
 def test_a_sampler_comes_after_the_task_and_a_prior_before(folder):
     found = expand(["--sampler", "dps", "--limit", "1", "--task", "jpeg", "--prior", "tiled"])
     names = [name.rpartition("configs/")[2] for name in found if name.endswith(".yaml")]
