@@ -204,6 +204,7 @@ class ShardDataModule(LightningDataModule):
             Stopped: the stop flag was seen between two batches.
         """
         own = [shard for shard in self.shards if self._is_open(shard)]
+        self._tell_changed()
         sizes = [max(shard.size, 1) for shard in own]
         log.info(
             "task %d of %d: %d of its %d shards are finished already",
@@ -239,6 +240,24 @@ class ShardDataModule(LightningDataModule):
                 "from; choose another --out, or add images in a folder of their own"
             )
         return sidecar is None or (self.retry_failed and bool(sidecar["failed"]))
+
+    def _tell_changed(self) -> None:
+        """Warn of what finished shards of a folder were restored from and that was changed since: it is not seen."""
+        changed: list[str] = []
+        for shard in self.shards:
+            if self.run is None or shard.images is None or not self.run.sidecar(shard.name).exists():
+                continue
+            since = self.run.sidecar(shard.name).stat().st_mtime
+            newer = [image for image in shard.images if image.changed > since]
+            if newer and (sidecar := finished(self.run, shard.name)) is not None:
+                failed = {failure["key"] for failure in sidecar["failed"]}
+                changed += [image.file for image in newer if image.key not in failed]
+        if changed:
+            log.warning(
+                "%d of the images finished are older than their files or what lies beside those (%s%s), and stay as "
+                "they are; another --out, or --overwrite true, restores them anew",
+                *(len(changed), ", ".join(changed[:3]), ", ..." if changed[3:] else ""),
+            )
 
     def _has(self, shard: Shard, count: int) -> bool:
         """Whether --limit cut a shard short before, and no earlier than at `count` samples: it is left as it is."""

@@ -13,9 +13,9 @@ import stat
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from reddiff_pl.errors import ConfigError
 
@@ -83,6 +83,13 @@ BYTES_PER_SHARD = 1 << 30
 Kind = Literal["images", "measured"]
 
 
+class About(NamedTuple):
+    """Bytes of a file (-1: it is no regular one), and when it was changed, in seconds since 1970."""
+
+    size: int = 0
+    changed: float = 0.0
+
+
 @dataclass(frozen=True)
 class FolderImage:
     """One image of a folder.
@@ -93,6 +100,7 @@ class FolderImage:
         members: file name after the key, in lower case (y.jpg, mask.png, json) -> path relative to the folder.
         size: bytes of the file.
         error: why it cannot be read, if that is known.
+        changed: when it, or what belongs to it, was changed last, in seconds since 1970.
     """
 
     key: str
@@ -100,6 +108,7 @@ class FolderImage:
     members: Mapping[str, str] = field(default_factory=dict)
     size: int = 0
     error: str | None = None
+    changed: float = 0.0
 
 
 @dataclass
@@ -186,7 +195,9 @@ def _one(path: str, kind: Kind) -> Folder:
     parent, file = os.path.split(path)
     stem = os.path.splitext(file)[0].removesuffix(".y")
     with os.scandir(parent or ".") as entries:
-        files = {entry.name: 0 for entry in entries if entry.is_file() and entry.name.startswith(f"{stem}.")}
+        files = {
+            entry.name: About() for entry in entries if entry.is_file() and entry.name.startswith(f"{stem}.")
+        }
     images = [image for image in _sort_out("", files, kind).images if image.file == file]
     if not images:
         raise ConfigError(
@@ -230,14 +241,14 @@ class _Walk:
     """The files of a folder and those below.
 
     Attributes:
-        folders: (path relative to the top, {file name: size}), empty for the top itself.
+        folders: (path relative to the top, {file name: about it}), empty for the top itself.
         errors: what lies there and cannot be read.
         skipped: hidden files and what is no file.
     """
 
     def __init__(self, top: str, option: str, leave_out: Collection[str]) -> None:
         self.top, self.option = top, option
-        self.folders: list[tuple[str, dict[str, int]]] = []
+        self.folders: list[tuple[str, dict[str, About]]] = []
         self.errors: list[FolderImage] = []
         self.skipped: Counter[str] = Counter()
         self._leave_out = {os.path.realpath(path) for path in leave_out}
@@ -256,7 +267,7 @@ class _Walk:
             self._enter(link, links)
 
     def _enter(self, folder: str, links: list[str], hidden: bool = False) -> None:
-        files: dict[str, int] = {}
+        files: dict[str, About] = {}
         below: list[str] = []
         try:
             with os.scandir(os.path.join(self.top, folder)) as entries:
@@ -279,7 +290,7 @@ class _Walk:
         self,
         entry: os.DirEntry[str],
         folder: str,
-        files: dict[str, int],
+        files: dict[str, About],
         below: list[str],
         links: list[str],
         hidden: bool,
@@ -298,9 +309,10 @@ class _Walk:
             try:
                 about = entry.stat()
             except OSError:  # a link to nothing, or gone: reading it will say so
-                files[entry.name] = 0
+                files[entry.name] = About()
                 return
-            files[entry.name] = about.st_size if stat.S_ISREG(about.st_mode) else -1
+            size = about.st_size if stat.S_ISREG(about.st_mode) else -1
+            files[entry.name] = About(size, about.st_mtime)
 
 
 @dataclass
@@ -310,7 +322,7 @@ class _SortedOut:
     skipped: Counter[str] = field(default_factory=Counter)
 
 
-def _sort_out(folder: str, files: Mapping[str, int], kind: Kind) -> _SortedOut:
+def _sort_out(folder: str, files: Mapping[str, About], kind: Kind) -> _SortedOut:
     """One folder's files: images with what belongs to them, failures, and the rest counted."""
     out = _SortedOut()
     pictures: dict[str, str] = {}  # file name -> what its companions' names begin with
@@ -361,7 +373,7 @@ def _sort_out(folder: str, files: Mapping[str, int], kind: Kind) -> _SortedOut:
         else:
             pictures[name], members[name] = os.path.splitext(name)[0], {}
     for name, stem in pictures.items():
-        suffix, size, error = os.path.splitext(name)[1].lower(), files[name], None
+        suffix, size, error = os.path.splitext(name)[1].lower(), files[name].size, None
         if suffix in UNREADABLE:
             error = f"{suffix} pictures cannot be read; convert it to png, tiff or jpg"
         elif size < 0:
@@ -369,7 +381,9 @@ def _sort_out(folder: str, files: Mapping[str, int], kind: Kind) -> _SortedOut:
         member = f"y{suffix}" if kind == "measured" else suffix[1:]
         path = os.path.join(folder, name)
         key = os.path.join(folder, stem)
-        out.images.append(FolderImage(key, path, {member: path, **members[name]}, max(size, 0), error))
+        whole = {member: path, **members[name]}
+        changed = max(files[os.path.basename(file)].changed for file in whole.values())
+        out.images.append(FolderImage(key, path, whole, max(size, 0), error, changed))
     return out
 
 
@@ -425,10 +439,7 @@ def _with_keys(images: Sequence[FolderImage]) -> list[FolderImage]:
         while key in taken:
             key, number = f"{base}_{number}", number + 1
         taken[key], keys[i] = i, key
-    return [
-        FolderImage(keys[i], image.file, image.members, image.size, image.error)
-        for i, image in enumerate(images)
-    ]
+    return [replace(image, key=keys[i]) for i, image in enumerate(images)]
 
 
 def _plain_key(name: str) -> str:

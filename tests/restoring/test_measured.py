@@ -185,6 +185,9 @@ def test_the_other_commands_know_the_folder(reddiff, scratched, tmp_path):
     code, printed = reddiff("submit", "--tasks", 1, "--dry-run", *command)
     assert code == 0 and "shards    1, 0 finished, 1 to do" in printed, printed
     assert reddiff("restore", *command)[0] == 0
+    os.utime(scratched / "c.mask.png", (2e9, 2e9))
+    code, printed = reddiff("restore", *command)
+    assert code == 0 and "1 of the images finished are older than their files" in printed, printed
     code, printed = reddiff("status", out)
     assert code == 0 and "1 of 1" in printed.replace("1/1", "1 of 1"), printed
     code, printed = reddiff("evaluate", out)
