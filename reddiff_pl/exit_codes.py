@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +13,8 @@ from reddiff_pl.stop import INTERRUPTED, REQUEUE_ME, TERMINATED
 
 log = logging.getLogger(__name__)
 
+CRASH = "crashed; what is finished is kept: run the same command again to go on"
+NO_ROOM = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)  # no fault of the program
 ALL_RESTORED, CRASHED, BAD_CONFIGURATION, SOME_FAILED, TOO_MANY_FAILED = 0, 1, 2, 3, 4
 
 
@@ -34,8 +37,14 @@ def run(command: str, action: Callable[[list[str]], int], argv: list[str]) -> in
         return stop.exit_code()
     except BrokenPipeError:  # who read the output wants no more
         return CRASHED
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            log.exception("%s", CRASH)
+        else:
+            log.error("%s: %s", error.filename or "a file cannot be written", error.strerror)
+        return CRASHED
     except Exception:
-        log.exception("crashed; what is finished is kept: run the same command again to go on")
+        log.exception("%s", CRASH)
         return CRASHED
 
 

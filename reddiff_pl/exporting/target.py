@@ -44,7 +44,7 @@ def check(target: Path, out: Path, inputs: Iterable[Path], option: str) -> None:
     """Refuse a folder that is, holds or lies in the inputs or the run; the files of inputs hold nothing.
 
     Raises:
-        ConfigError: it is such a folder, or no folder.
+        ConfigError: it is such a folder, no folder, or one that cannot be written to.
     """
     real = Path(os.path.realpath(target))
     if real.exists() and not real.is_dir():
@@ -63,6 +63,10 @@ def check(target: Path, out: Path, inputs: Iterable[Path], option: str) -> None:
         if how:
             what = "the run's output" if other is out else "the inputs"
             raise ConfigError(f"{option}: {target} {how} {what} ({other}); choose a folder of its own")
+
+    above = next(folder for folder in (real, *real.parents) if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise ConfigError(f"{option}: {target} cannot be written to: {above} does not let it")
 
 
 class Target:

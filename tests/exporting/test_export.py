@@ -162,6 +162,9 @@ def test_targets_that_are_refused(reddiff, tmp_path):
     options += ["--model.prior.init_args.shape=[3,16,16]", "--data.images", images]
     code, printed = reddiff("restore", *options, "--out", tmp_path / "new", "--to", images / "restored")
     assert code == 2 and "--to: " in printed and not (tmp_path / "new").exists()
+    (tmp_path / "file").write_bytes(b"")
+    code, printed = reddiff("restore", *options, "--out", tmp_path / "new", "--to", tmp_path / "file" / "x")
+    assert code == 2 and "cannot be written to" in printed and not (tmp_path / "new").exists(), printed
     code, printed = reddiff("restore", *options, "--out", tmp_path / "new", "--to", tmp_path / "files")
     assert code == 0 and "1 images written" in printed, printed
     restored = decode.image((tmp_path / "files" / "a.png").read_bytes(), "a")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import os
 import shutil
@@ -15,6 +16,7 @@ import yaml
 from helpers import CONFIGS, QUICK, VAL_SHARD, png, read_json, restored_keys, write_shard
 from lightning.pytorch import Trainer
 
+from reddiff_pl import exit_codes
 from reddiff_pl.restoring.trainer_options import FREE, REFUSED
 
 TASK = ["--config", str(CONFIGS / "tasks" / "inpainting_random.yaml")]
@@ -261,3 +263,12 @@ def test_a_locale_of_iso_8859_1(umlauts, tmp_path, latin):
     assert_the_same(out, expected)
     code, printed = in_a_process(["evaluate", str(out), "--metrics", "psnr"], latin)
     assert code == 0 and "↑" in printed, printed
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EACCES])
+def test_a_place_that_cannot_be_written_is_one_line(number, caplog):
+    def write(argv):
+        raise OSError(number, os.strerror(number), "out/file")
+
+    assert exit_codes.run("evaluate", write, []) == exit_codes.CRASHED
+    assert caplog.messages == [f"out/file: {os.strerror(number)}"] and not caplog.records[0].exc_info
