@@ -62,7 +62,11 @@ def start(kind: Start, problem: Problem) -> Tensor:
         share = (
             floor / (floor.square() + spread.square()).sqrt()
         )  # all pixels as if as noisy as the measured ones
-        x = wiener(lambda x: share * x, lambda y: share * y, share * image, noise_std, image)
+        # the clipped parts of a larger image are wider, and filled from their borders
+        sides = min(max(*image.shape[-2:], PERIOD) / PERIOD, 2)
+        x = wiener(
+            lambda x: share * x, lambda y: share * y, share * image, noise_std, image, round(sides * ITERATIONS)
+        )
         # what is known exactly
         return proximal(physics, x, y, torch.full_like(noise_std, 1e-4)) if hasattr(physics, "prox") else x
     if not is_linear(operator_of(physics)):
@@ -82,6 +86,7 @@ def wiener(
     y: Tensor,
     noise_std: Tensor,
     like: Tensor,
+    iterations: int = ITERATIONS,
 ) -> Tensor:
     """The Wiener estimate of images on [-1, 1], (B, C, H, W).
 
@@ -91,10 +96,11 @@ def wiener(
         y: measurements, (B, ...).
         noise_std: standard deviation of their noise, (B,).
         like: images of the shape, type and device of the result.
+        iterations: of conjugate gradients, as many for every image.
     """
     root = Field(like).root
     weight = per_image(noise_std.to(like).clamp(min=NOISE_FLOOR).square().reciprocal(), like)
-    return regress(root, A, A_adjoint, y, weight, ITERATIONS)
+    return regress(root, A, A_adjoint, y, weight, iterations)
 
 
 def regress(
