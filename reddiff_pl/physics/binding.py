@@ -12,7 +12,7 @@ from torch import Tensor
 
 from reddiff_pl.errors import SampleError
 from reddiff_pl.physics.compose import Compose
-from reddiff_pl.physics.sizes import Reduction, measurement_shape, measures_everything
+from reddiff_pl.physics.sizes import ANY, Reduction, measurement_shape, measures_everything
 from reddiff_pl.physics.unit_range import UnitRange
 
 Shape = tuple[int, int, int]
@@ -224,7 +224,7 @@ def _bind(operator: Physics, params: Mapping[str, Tensor]) -> None:
 
 
 def refuses(physics: Physics, shape: Shape) -> str | None:
-    """Why images (C, H, W) are too small or else not for the operator, where it says so; None where they are."""
+    """Why images (C, H, W) are not for the operator with its parameters bound, where it says so; None: they are."""
     for (_, leaf), size in zip(_leaves(physics), _inputs(physics, shape), strict=True):
         if (own := getattr(leaf, "refuses", None)) is not None and (reason := own(size)) is not None:
             return reason
@@ -254,13 +254,17 @@ def check_parameters(physics: Physics, shape: Shape, params: Mapping[str, Tensor
             own = tuple(value.shape)
             last = any(len(fit) == len(own) == 3 and (own[2], *own[:2]) == fit for fit in expected)
             raise SampleError(
-                f"{name} has shape {own}, expected {' or '.join(map(str, expected))} for an image of {shape}"
+                f"{name} has shape {own}, expected {_listed(expected)} for an image of {shape}"
                 f"{'; the channels come first' if last else ''}"
             )
         if not torch.isfinite(value).all():
             raise SampleError(f"{name} holds NaN or infinite values")
         if name in binary and not ((value == 0) | (value == 1)).all():
             raise SampleError(f"{name} holds values other than 0 and 1")
+
+
+def _listed(shapes: list[tuple[int, ...]]) -> str:
+    return " or ".join(str(shape).replace(str(ANY), "any") for shape in shapes)
 
 
 def _refuse_unknown(physics: Physics, params: Iterable[str], known: Collection[str]) -> None:
@@ -272,7 +276,10 @@ def _refuse_unknown(physics: Physics, params: Iterable[str], known: Collection[s
 def _fits(shape: tuple[int, ...], expected: tuple[int, ...], image: Shape, exact: bool) -> bool:
     """Whether a shape is the expected one; for foreign operators also with one channel for all, or the image's size."""
     if shape == expected or exact:
-        return shape == expected
+        same = len(shape) == len(expected) and all(
+            b in (a, ANY) for a, b in zip(shape, expected, strict=True)
+        )
+        return same and 0 not in shape
     return (
         len(shape) == len(expected) == 3
         and shape[0] in (1, expected[0], image[0])

@@ -10,6 +10,7 @@ from torch import Tensor
 from reddiff_pl.errors import ConfigError, SampleError
 from reddiff_pl.physics.decomposable import Decomposable
 from reddiff_pl.physics.kernels import Kernel
+from reddiff_pl.physics.sizes import ANY
 
 
 class KernelDeblurring(Decomposable):
@@ -22,9 +23,10 @@ class KernelDeblurring(Decomposable):
     U = (F^-1 (k / |k|) F) W.
 
     Args:
-        kernel: how kernels are drawn when images are degraded. Samples that bring their own
-            (`KEY.kernel.npy`, (taps, taps)) use that. Without a generator every sample must bring one.
-        taps: side of the kernels in pixels, odd, at most the image's.
+        kernel: how kernels are drawn when images are degraded. Samples that bring their own (`KEY.kernel.npy`,
+            (rows, columns), any numbers up to the image's; its middle is at rows // 2, columns // 2) use that.
+            Without a generator every sample must bring one.
+        taps: side of the drawn kernels in pixels, odd, at most the image's.
         regularization: what is added to |k|^2; |k| is 1 for the mean of the image.
     """
 
@@ -51,14 +53,16 @@ class KernelDeblurring(Decomposable):
         return {"kernel": self.kernel_generator.draw(self.taps, generator)}
 
     def parameter_shapes(self, shape: tuple[int, int, int]) -> dict[str, list[tuple[int, ...]]]:
-        return {"kernel": [(self.taps, self.taps)]}
+        return {"kernel": [(self.taps, self.taps), (ANY, ANY)]}
 
     def refuses(self, shape: tuple[int, int, int]) -> str | None:
-        """Why images (C, H, W) are too small for the kernel."""
+        """Why images (C, H, W) are too small for the kernel at hand, or for those that are drawn."""
         _, height, width = shape
-        if self.taps <= min(height, width):
+        rows, columns = (self.taps, self.taps) if self.kernel is None else self.kernel.shape[-2:]
+        if rows <= height and columns <= width:
             return None
-        return f"model.physics.init_args.taps: a kernel of {self.taps} pixels is larger than a {width}x{height} image"
+        option = "model.physics.init_args.taps: " if rows == columns == self.taps else ""
+        return f"{option}a kernel of {columns}x{rows} pixels is larger than a {width}x{height} image"
 
     def _transfer(self, like: Tensor) -> Tensor:
         """k, the kernel's Fourier transform, complex (B, 1, H, W)."""
@@ -69,9 +73,10 @@ class KernelDeblurring(Decomposable):
         height, width = like.shape[-2:]
         if reason := self.refuses((1, height, width)):
             raise ConfigError(reason)
+        rows, columns = self.kernel.shape[-2:]
         whole = like.new_zeros(len(self.kernel), 1, height, width)
-        whole[..., : self.taps, : self.taps] = self.kernel[:, None].to(like.dtype)
-        return torch.fft.fft2(whole.roll((-(self.taps // 2), -(self.taps // 2)), (-2, -1)))
+        whole[..., :rows, :columns] = self.kernel[:, None].to(like.dtype)
+        return torch.fft.fft2(whole.roll((-(rows // 2), -(columns // 2)), (-2, -1)))
 
     def _phase(self, like: Tensor) -> Tensor:
         """k / |k|, and 0 where k vanishes."""

@@ -28,6 +28,7 @@ from reddiff_pl.physics.binding import (
     measured,
     measurement_scale,
     parameter_names,
+    refuses,
     unset_parameters,
 )
 from reddiff_pl.physics.noise import MeasurementNoise, NoNoise, estimate_noise_std
@@ -308,6 +309,8 @@ class Degradation:
         if not torch.isfinite(y).all():
             raise SampleError("the measurement holds NaN or infinite values")
         physics = self.bound(params, shape)
+        if reason := refuses(physics, shape):
+            raise SampleError(reason)
         if y.is_complex():
             _check_kind(y, physics.A(torch.zeros(1, *shape)))
         self._check_range(y, physics, shape, _FAR_WHOLE if whole else _FAR)

@@ -12,6 +12,7 @@ from reddiff_pl.physics.compose import Compose
 from reddiff_pl.physics.unit_range import UnitRange
 
 Shape = tuple[int, ...]
+ANY = -1  # a length in the shapes that a parameter may have
 
 
 class SameSize:

@@ -17,7 +17,6 @@ from torch import Tensor
 from reddiff_pl.devices.copies import Download, Pace, upload
 from reddiff_pl.errors import ConfigError, Stopped, TooLittleMemory
 from reddiff_pl.physics import MeasurementNoise, bind
-from reddiff_pl.physics.binding import refuses
 from reddiff_pl.priors import Prior, Tiled
 from reddiff_pl.priors.tiled import windowed
 from reddiff_pl.priors.trial import try_out
@@ -149,7 +148,7 @@ class Restoration(LightningModule):
         refused: dict[int, str] = {}
         groups = []
         for group in batch.groups:
-            if reason := self.prior.refuses(group.shape) or refuses(self.physics, group.shape):
+            if reason := self.prior.refuses(group.shape):
                 refused |= dict.fromkeys(group.places, reason)
             else:
                 groups.append(group)

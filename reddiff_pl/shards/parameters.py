@@ -114,6 +114,10 @@ def _judge(value: Tensor, name: str, kind: str, notes: list[str]) -> None:
     """Tell, or refuse, what cannot be meant."""
     if kind in KERNELS and not value.any():
         raise SampleError(f"{name} is zero everywhere")
+    if kind in KERNELS and not value.is_complex() and value.ndim > 1 and bool((value >= 0).all()):
+        total = float(value.sum((-2, -1)).mean())
+        if not 0.5 < total < 2:
+            notes.append(f"{name} sums to {total:.3g}, so many times as bright as the image; is it to be 1?")
     if kind == "mask" and not value.any():
         notes.append(f"{name} keeps nothing of the measurement; is it inverted (--data.invert_mask)?")
     elif kind == "mask" and bool((value == 1).all()):

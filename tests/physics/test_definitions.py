@@ -363,8 +363,23 @@ def test_bad_options(use, option: str) -> None:
 def test_a_kernel_larger_than_the_image() -> None:
     physics = KernelDeblurring(taps=15)
     bind(physics, {"kernel": torch.ones(1, 15, 15)})
-    with pytest.raises(ConfigError, match="taps: a kernel of 15 pixels is larger than a 16x12 image"):
+    with pytest.raises(ConfigError, match="taps: a kernel of 15x15 pixels is larger than a 16x12 image"):
         physics.A(torch.zeros(1, 3, 12, 16))
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (4, 5), (5, 2), (8, 6)])
+def test_kernels_of_any_sides_turn_about_their_middle(rows: int, columns: int) -> None:
+    physics = KernelDeblurring(taps=15)
+    kernel = torch.rand(1, rows, columns, generator=torch.Generator().manual_seed(0))
+    check_parameters(physics, (3, 8, 6), {"kernel": kernel[0]})
+    bind(physics, {"kernel": kernel})
+    point = torch.zeros(1, 1, 8, 6)
+    point[..., 4, 3] = 1
+    expected = torch.zeros(8, 6)
+    for i in range(rows):
+        for j in range(columns):
+            expected[(4 + i - rows // 2) % 8, (3 + j - columns // 2) % 6] += kernel[0, i, j]
+    assert torch.allclose(physics.A(point)[0, 0], expected, atol=1e-6)
 
 
 def test_the_networks_kernel_is_drawn_once(tmp_path) -> None:

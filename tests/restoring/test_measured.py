@@ -107,7 +107,6 @@ def test_one_kernel_for_all_in_a_picture_is_one_in_an_array(reddiff, tmp_path):
     )
     outs = []
     task = ["--config", CONFIGS / "tasks" / "deblur_motion.yaml", *GIVEN[2:]]
-    task += ["--model.physics.init_args.taps=3"]
     for name in ("k.npy", "k.png"):
         out = tmp_path / f"out-{name}"
         own = ["--data.params.kernel", files / name]
@@ -115,6 +114,10 @@ def test_one_kernel_for_all_in_a_picture_is_one_in_an_array(reddiff, tmp_path):
         assert code == 0, printed
         outs.append(restored(out)["a"].astype(int))
     assert np.abs(outs[0] - outs[1]).max() <= 1
+    (tmp_path / "k.png").write_bytes(png(np.ones((3, 400), np.uint8)))
+    own = ["--data.params.kernel", files / "k.png", "--out", tmp_path / "large"]
+    code, printed = reddiff("restore", *task, "--data.measured", folder, *own)
+    assert code == 3 and "a kernel of 400x3 pixels is larger than a " in printed, printed
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_measurements_smaller_than_the_kernel(reddiff, tmp_path):
     code, printed = reddiff(*command, "--trainer.accelerator=cpu", "--out", tmp_path / "out")
     assert code == 3, printed
     assert restored_keys(tmp_path / "out" / "shards" / "a.tar") == ["k1", "k3"]
-    assert "a kernel of 7 pixels is larger than a 30x5 image" in printed
+    assert "a kernel of 7x7 pixels is larger than a 30x5 image" in printed
 
 
 def test_measurements_that_no_image_has(reddiff, tmp_path):
