@@ -65,7 +65,12 @@ def start(kind: Start, problem: Problem) -> Tensor:
         # the clipped parts of a larger image are wider, and filled from their borders
         sides = min(max(*image.shape[-2:], PERIOD) / PERIOD, 2)
         x = wiener(
-            lambda x: share * x, lambda y: share * y, share * image, noise_std, image, round(sides * ITERATIONS)
+            lambda x: share * x,
+            lambda y: share * y,
+            share * image,
+            noise_std,
+            image,
+            round(sides * ITERATIONS),
         )
         # what is known exactly
         return proximal(physics, x, y, torch.full_like(noise_std, 1e-4)) if hasattr(physics, "prox") else x

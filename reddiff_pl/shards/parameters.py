@@ -43,7 +43,7 @@ def given_parameters(
         notes: gets what is to be told of them, a line each.
 
     Raises:
-        SampleError: one is damaged, transparent, there twice, or zero everywhere and a kernel.
+        SampleError: one is damaged, transparent, or there twice; a kernel does not sum to about 1.
     """
     given: dict[str, Tensor] = {}
     for name in parameter_names(degradation.physics):
@@ -117,7 +117,7 @@ def _judge(value: Tensor, name: str, kind: str, notes: list[str]) -> None:
     if kind in KERNELS and not value.is_complex() and value.ndim > 1 and bool((value >= 0).all()):
         total = float(value.sum((-2, -1)).mean())
         if not 0.5 < total < 2:
-            notes.append(f"{name} sums to {total:.3g}, so many times as bright as the image; is it to be 1?")
+            raise SampleError(f"{name} sums to {total:.3g}, expected about 1; divide it by its sum")
     if kind == "mask" and not value.any():
         notes.append(f"{name} keeps nothing of the measurement; is it inverted (--data.invert_mask)?")
     elif kind == "mask" and bool((value == 1).all()):

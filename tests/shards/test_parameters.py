@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from reddiff_pl.errors import SampleError
-from reddiff_pl.physics import Degradation, Inpainting, NoNoise
+from reddiff_pl.physics import Degradation, Inpainting, KernelDeblurring, NoNoise
 from reddiff_pl.shards.decode import MAX_PIXELS
 from reddiff_pl.shards.parameters import given_parameters
 
@@ -78,3 +78,18 @@ def test_masks_of_unknown_meaning_fail(members, says):
 def test_masks_that_change_nothing_or_leave_nothing_are_told():
     assert "keeps all" in given({"mask.png": png(np.full_like(WHITE, 255))})[1][0]
     assert "keeps nothing" in given({"mask.png": png(np.zeros_like(WHITE))})[1][0]
+
+
+def test_a_kernel_in_other_units_fails():
+    degradation = Degradation(KernelDeblurring(), NoNoise(), (3, 6, 8), 0)
+    for total in (1.0, 1.3):
+        content = npy(np.full((2, 3), total / 6))
+        found = given_parameters({"kernel.npy": content}, degradation, MAX_PIXELS, False, [])
+        assert float(found["kernel"].sum()) == pytest.approx(total)
+    for total in (0.1, 255.0):
+        with pytest.raises(SampleError, match="expected about 1; divide it by its sum"):
+            given_parameters(
+                {"kernel.npy": npy(np.full((2, 3), total / 6))}, degradation, MAX_PIXELS, False, []
+            )
+    edges = npy(np.array([[1.0, -1.0]]))  # a difference is no blur, and may be meant
+    assert given_parameters({"kernel.npy": edges}, degradation, MAX_PIXELS, False, [])
