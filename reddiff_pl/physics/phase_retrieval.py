@@ -61,7 +61,7 @@ class PhaseRetrieval(Physics):
             draw: standard normal draw number k of a shape, with a leading B.
         """
         pad = self._pad_of(y.shape)
-        shape = (y.shape[1], y.shape[2] - 2 * pad, y.shape[3] - 2 * pad)
+        shape = (1, y.shape[2] - 2 * pad, y.shape[3] - 2 * pad)  # the channels of a photo are alike
         return retrieve(y, pad, lambda k: draw(k, shape))
 
     def prox(self, z: Tensor, y: Tensor, rho: Tensor, iterations: int = 10) -> Tensor:
@@ -77,7 +77,7 @@ class PhaseRetrieval(Physics):
             iterations: as of `proximal`; three times as many reflections.
         """
         frames = Frames(y, self._pad_of(y.shape))
-        x = frames.crop(frames.relax(frames.embed(z), 3 * iterations))
+        x = frames.crop(frames.relax(frames.embed(z), [0.0] * (3 * iterations)))
         rho = rho.to(z).reshape(-1, 1, 1, 1)
         return (x + rho * z) / (1 + rho)
 
