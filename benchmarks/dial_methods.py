@@ -28,8 +28,8 @@ TASKS = (
 NONLINEAR = ("jpeg", "hdr", "quantization")
 NOISY = ("deblur", "denoising", "jpeg", "quantization")
 # the blur's file is tuned for what is nearly free of noise
-OWN = {"deblur_gauss, sigma_y 0.05": {"perception_level": 0.35, "perception_cut": 0.14}}
-OPEN = {"perception_level": 1.5, "perception_cut": 0.0}
+OWN = {"deblur_gauss, sigma_y 0.05": {"perception_level": 0.7, "perception_cut": 0.14}}
+OPEN = {"perception_level": 1.5, "perception_cut": 0.0, "perception_eta": 1.0}
 ZETA = {"deblur_aniso": 0.6, "colorization": 0.3, "hdr": 0.1, "jpeg": 0.3}
 TURNS = (0.0, 0.25, 0.5, 0.75, 1.0)
 

@@ -4,20 +4,34 @@ An estimate of least error is smooth where the measurement leaves details open. 
 could have been there, at the cost of some decibels. Renoised to level r, the estimate keeps what is coarser than the
 noise; what is finer is drawn anew. So r is the dial: 0 leaves the estimate, a large r makes a sample of the posterior.
 
-From x = estimate + r n, level by level down to 0 (s is the next one, images divided by alpha):
+From x = estimate + noise of level r, level by level down to 0 (s is the next one, images divided by alpha):
 
     x0_hat = the network's guess of the image in x
-    x0     = a draw of the images that x and the measurement leave open
-    x      = x0 + sqrt(s^2 - c^2) (x - x0) / r + c n,     c = s sqrt(1 - s^2 / r^2)
+    x0     = a guess, or a draw, of the images that x and the measurement leave open
+    x      = x0 + sqrt(s^2 - c^2) (x - x0) / r + c n,     c = eta s sqrt(1 - s^2 / r^2)
 
-For linear operators x0 is drawn as if the image were x0_hat and a Gaussian field of covariance C_r = C r^2 / (C + r^2),
-C that of photos (`starts.py`): with K = C_r A^T (A C_r A^T + sigma^2)^-1 and draws n1, n2,
+What a sample adds at random costs its own square, twice the least error in all. A map that carries the estimate to an
+image as those of the prior are costs less. `eta` is the share of chance: at 1 samples of the posterior, at 0 one map,
+by the noise it begins with. And the noise that the measurement has is noise of that level already: with A = U S V^T,
+a coefficient i that is measured with noise b_i = sigma / s_i, begins as
 
-    x~ = x0_hat + C_r^1/2 n1,     x0 = x~ + K (y + sigma n2 - A x~)
+    y_i + sqrt(r^2 - b_i^2) n where b_i < r, and stays about y_i until s < b_i,
+    x_i + r (y_i - x_i) / b_i where b_i > r: the noise that the estimate has taken out is put back, not other noise.
 
-so that what is measured informs what is not, the noise in y is the posterior's own, and few steps do: on Gaussian
-fields a step of any length is exact. The last step takes no draws. Noise-free measurements are then met exactly by the
-proximal step, which is all that nonlinear operators have.
+So denoising is the way from the measurement itself. On Gaussian fields, at eta 0, it ends at sqrt(P / (P + sigma^2)) y
+of a mode of power P: the spectrum is the field's, at the least error that images with it can have.
+
+With C_r = C r^2 / (C + r^2) what noise of level r leaves open of a Gaussian field of covariance C, that of photos
+(`starts.py`), and z, of variance v_i = 1 / (1 / b_i^2 - 1 / r^2), what y_i says beyond x,
+
+    x~ = x0_hat + C_r^1/2 n1,     x0 = x~ + K (z + v^1/2 n2 - V^T x~),     K = C_r V (V^T C_r V + v)^-1
+
+so that what is measured informs what is not and few steps do: a step of any length is exact on that field. The last
+step takes no draws, and none does below eta 1, where x0 is the mean; of measurements without noise x0 is then the
+network's guess, and what is measured pulls twice: in its place, and in the noise x - x0_hat that is kept there. Photos
+are not that field, and the network knows better. Operators that are linear but have no known decomposition use y and
+its noise instead, and fresh noise at the start. Noise-free measurements are met exactly by the proximal step, which is
+all that nonlinear operators have.
 
 Levels are even in log r / (1 + r): few for what is coarse, and short steps where fine structure is decided, in which
 the draws, as strong in a plain sky as in grass, weigh little.
@@ -32,6 +46,8 @@ References:
     The Perception-Distortion Tradeoff | https://arxiv.org/abs/1711.06077
     MAP-RPS | https://arxiv.org/abs/2605.28711
     Fast sampling of Gaussian posteriors by Matheron's rule | https://arxiv.org/abs/2011.04026
+    A Theory of the Distortion-Perception Tradeoff in Wasserstein Space | https://arxiv.org/abs/2107.02555
+    Denoising Diffusion Restoration Models | https://arxiv.org/abs/2201.11793
 """
 
 from __future__ import annotations
@@ -48,13 +64,13 @@ from reddiff_pl.physics.proximal import proximal
 from reddiff_pl.physics.unit_range import on_symmetric_range
 from reddiff_pl.priors.base import host_abar, per_image
 from reddiff_pl.samplers.base import Problem, ProblemState, Sampler, steps_for
+from reddiff_pl.samplers.coefficients import FIELD_STEPS, coefficients
 from reddiff_pl.samplers.options import check_option
 from reddiff_pl.samplers.starts import Field, coarse, regress
 from reddiff_pl.samplers.timesteps import nearest_timestep
 
 R_MIN = 0.02  # the last level: half a grey value of 8 bits
 TOLERANCE = 1e-6  # weight of the guess where a noise-free measurement is met
-FIELD_STEPS = 12  # conjugate gradient steps of the draw
 LOCAL_VARIANCE = 0.05  # of images about the guess, for operators without that draw
 
 
@@ -104,18 +120,23 @@ class Renoise(Sampler):
             less.
         cut: what is coarser than so many cycles a pixel stays as the estimate has it, half of it at the cut; 0:
             nothing.
+        eta: share of chance, 0 to 1: at 1 a sample of the posterior, at 0 the same way for the same noise at its
+            start, nearer to the image.
         inner_steps: iterations of the proximal step, for operators whose decomposition is not known.
 
     Raises:
         ConfigError: an option is out of its range.
     """
 
-    def __init__(self, steps: int = 40, level: float = 1.5, cut: float = 0.0, inner_steps: int = 10) -> None:
+    def __init__(
+        self, steps: int = 40, level: float = 1.5, cut: float = 0.0, eta: float = 1.0, inner_steps: int = 10
+    ) -> None:
         check_option("steps", steps, 1)
         check_option("level", level, 1e-3)
         check_option("cut", cut, 0, 1)
+        check_option("eta", eta, 0, 1)
         check_option("inner_steps", inner_steps, 1)
-        self.steps, self.level, self.cut, self.inner_steps = steps, level, cut, inner_steps
+        self.steps, self.level, self.cut, self.eta, self.inner_steps = steps, level, cut, eta, inner_steps
 
     def with_evaluations(self, evaluations: int) -> Renoise:
         return self._changed(steps=steps_for(evaluations))
@@ -140,34 +161,50 @@ class Renoise(Sampler):
         r, s = (math.sqrt((1 - a) / a) for a in state.abar[n : n + 2])
         if n == 0:  # not in `begin`, where the operator may not be bound yet
             state.problem = on_symmetric_range(state.physics, state.y, state.noise_std, state.x)
-            state.x = state.x + r * state.normal("init")
+        known = coefficients(*state.problem, state.x, r)
+        if n == 0:
+            noise = state.normal("init")
+            state.x = known.renoised(state.x, noise) if known else state.x + r * noise
         state.t = torch.full_like(state.t, state.times[n])
-        state.x0_hat = state.x - r * state.eps(state.x / math.sqrt(1 + r**2))
-        x0 = self._draw(state, r)
-        if s:
-            c = s * math.sqrt(max(1 - s**2 / r**2, 0.0))
-            state.x = x0 + math.sqrt(s**2 - c**2) / r * (state.x - x0) + c * state.normal("n")
+        eps = state.eps(state.x / math.sqrt(1 + r**2))
+        state.x0_hat = state.x - r * eps
+        if known:
+            draws = [
+                state.normal(name) if s and self.eta == 1 else torch.zeros_like(eps) for name in ("z", "y")
+            ]
+            x0 = known.informed(state.x0_hat, state.x, *draws)
+            if self.eta < 1:
+                x0 = torch.where(known.clean, state.x0_hat, x0)
+            if s:
+                state.x = known.onwards(x0, state.x0_hat, state.x, s, self.eta, state.normal("n"))
         else:
-            state.x = self._with_coarse(state, x0)
+            x0, noise = self._near(state, eps, r, self.eta if s else 0.0)
+            if s:
+                fresh = self.eta * math.sqrt(1 - s**2 / r**2)
+                noise = math.sqrt(1 - fresh**2) * noise + fresh * state.normal("n")
+                state.x = x0 + s * noise
+        if not s:
+            state.x = self._with_coarse(state, self._met(state, x0))
         state.step += 1
         return state
 
-    def _draw(self, state: RenoiseState, r: float) -> Tensor:
-        """x0 at level r, (B, C, H, W)."""
+    def _near(self, state: RenoiseState, eps: Tensor, r: float, chance: float) -> tuple[Tensor, Tensor]:
+        """x0 at level r, and the noise that x has beside it, both (B, C, H, W)."""
         physics, y, noise_std = state.problem
         x = state.x0_hat
         if not is_linear(physics) or y.is_complex() or x.is_complex():
             variance = LOCAL_VARIANCE * r**2 / (LOCAL_VARIANCE + r**2)
-            return proximal(physics, x, y, TOLERANCE + noise_std.square() / variance, self.inner_steps)
-        root = Field(x).root_left(r)
-        std, target = noise_std.to(x), y
-        if state.step + 1 < state.steps:
-            x = x + root(state.normal("z"))
+            rho = TOLERANCE + noise_std.square() / variance
+            return proximal(physics, x, y, rho, self.inner_steps), eps
+        root, std = Field(x).root_left(r), noise_std.to(x)
+        if chance:
+            x = x + chance * root(state.normal("z"))
             draw = state.noise.normal("y", y.shape[1:], y.dtype, state.step)
-            target = y + per_image(std, y) * draw
+            y = y + chance * per_image(std, y) * draw
         weight = per_image(std.clamp(min=max(0.05 * r, 1e-3)).square().reciprocal(), x)
-        x = x + regress(root, physics.A, physics.A_adjoint, target - physics.A(x), weight, FIELD_STEPS)
-        return self._met(state, x)
+        x = x + regress(root, physics.A, physics.A_adjoint, y - physics.A(x), weight, FIELD_STEPS)
+        x = self._met(state, x)
+        return x, (state.x - x) / r
 
     def _met(self, state: RenoiseState, x: Tensor) -> Tensor:
         """The images nearest to x that meet their measurement, where that is free of noise, (B, C, H, W)."""

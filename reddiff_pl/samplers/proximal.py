@@ -105,6 +105,7 @@ class ProximalREDDiff(Sampler):
         perception_level: noise level sigma_t / alpha_t at 1. The default is a sample of the posterior; less loses fewer
             decibels.
         perception_cut: what is coarser than so many cycles a pixel stays as the estimate has it; 0: nothing.
+        perception_eta: share of chance in it, 0 to 1. Less is nearer to the image, and several samples to each other.
         perception_steps: network evaluations an image that this takes beside the estimate's own.
 
     Raises:
@@ -134,6 +135,7 @@ class ProximalREDDiff(Sampler):
         perception: float = 0.0,
         perception_level: float = 1.5,
         perception_cut: float = 0.0,
+        perception_eta: float = 1.0,
         perception_steps: int = 40,
     ) -> None:
         check_option("steps", steps, 1)
@@ -152,6 +154,7 @@ class ProximalREDDiff(Sampler):
         check_option("perception", perception, 0, 1)
         check_option("perception_level", perception_level, 1e-3)
         check_option("perception_cut", perception_cut, 0, 1)
+        check_option("perception_eta", perception_eta, 0, 1)
         check_option("perception_steps", perception_steps, 1)
         check_choice("start", start, get_args(Start))
         check_choice("grid", grid, get_args(Levels))
@@ -164,7 +167,8 @@ class ProximalREDDiff(Sampler):
         self.average, self.stop_at_noise = average, stop_at_noise
         self.local_variance, self.inner_steps = local_variance, inner_steps
         self.perception, self.perception_level = perception, perception_level
-        self.perception_cut, self.perception_steps = perception_cut, perception_steps
+        self.perception_cut, self.perception_eta = perception_cut, perception_eta
+        self.perception_steps = perception_steps
 
     def with_evaluations(self, evaluations: int) -> ProximalREDDiff:
         """Pairs of draws: up to about `most_steps` as steps, beyond that as more draws a step. With the dial up
@@ -185,12 +189,10 @@ class ProximalREDDiff(Sampler):
     def _both(self) -> Sequence:
         """The estimate, and the sampler that starts from it."""
         level = max(self.perception * self.perception_level, 1e-3)
-        return Sequence(
-            [
-                self._changed(perception=0.0),
-                Renoise(self.perception_steps, level, self.perception_cut, self.inner_steps),
-            ]
+        second = Renoise(
+            self.perception_steps, level, self.perception_cut, self.perception_eta, self.inner_steps
         )
+        return Sequence([self._changed(perception=0.0), second])
 
     def begin(self, problem: Problem) -> State:
         return self._both().begin(problem) if self.perception else self._begin(problem)

@@ -87,6 +87,25 @@ def test_at_zero_it_is_the_posterior_mean():
     assert (x - mean).square().mean() < 0.01 * (mean - FIELD).square().mean()
 
 
+def test_without_chance_noise_is_carried_away_by_the_best_map():
+    """sqrt(P / (P + sigma^2)) y: of all images with the field's spectrum those nearest to the truth on average."""
+    _, y, std, _ = problem("noise")
+    x = restored("noise", 1.0, perception_eta=0.0)
+    best = PRIOR.filter(y, lambda power: (power / (power + std[0] ** 2)).sqrt())
+    assert (x - best).square().mean() < 0.02 * (best - FIELD).square().mean()
+    assert (octaves(x) - octaves(FIELD)).abs().max() < 0.3
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_less_chance_is_nearer_to_the_image_and_to_other_samples(name):
+    etas = (0.0, 0.5, 1.0)
+    pairs = [[restored(name, 1.0, sample=i, perception_eta=eta) for i in (0, 1)] for eta in etas]
+    errors = [(x - FIELD).square().mean().item() for x, _ in pairs]
+    apart = [(x - other).square().mean().item() for x, other in pairs]
+    assert errors == sorted(errors) and apart == sorted(apart)
+    assert all((octaves(x) - octaves(FIELD)).abs().max() < 1.0 for x, _ in pairs)
+
+
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_each_turn_gives_more_detail_for_more_error(name):
     turns = [restored(name, p) for p in (0.0, 0.05, 0.15, 0.4)]
@@ -157,7 +176,13 @@ def test_by_default_there_are_sixty_at_most_and_none_more_at_zero():
 
 @pytest.mark.parametrize(
     "options",
-    [{"perception": 1.5}, {"perception": -0.1}, {"perception_level": 0.0}, {"perception_steps": 0}],
+    [
+        {"perception": 1.5},
+        {"perception": -0.1},
+        {"perception_level": 0.0},
+        {"perception_eta": 2.0},
+        {"perception_steps": 0},
+    ],
 )
 def test_a_bad_dial_is_named(options):
     with pytest.raises(ConfigError, match=next(iter(options))):
