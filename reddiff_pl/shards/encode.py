@@ -89,5 +89,6 @@ def exif(date: str) -> bytes:
 
 def _hwc(picture: Tensor, alpha: Tensor | None) -> NDArray[Any]:
     planes = [picture.cpu().numpy()] + ([] if alpha is None else [alpha.cpu().numpy()])
-    pixels = np.ascontiguousarray(np.concatenate(planes).transpose(1, 2, 0))
+    # a copy: of a single row or column the strides may be odd in an array that counts as contiguous
+    pixels = np.concatenate(planes).transpose(1, 2, 0).copy(order="C")
     return pixels[..., 0] if pixels.shape[2] == 1 else pixels

@@ -16,7 +16,15 @@ def count_failure(kinds: Kinds, failure: Mapping[str, Any]) -> None:
     key, reason = failure.get("key"), str(failure["reason"])
     if key:
         reason = re.sub(rf"(?<!\w){re.escape(key)}(?!\w)", "KEY", reason) if key in reason else reason
+        name = key.rpartition("/")[2]
+        if re.match(_as_file(name), reason):  # reasons that are about a file of a folder begin with its name
+            reason = re.sub(_as_file(name), "KEY", reason, count=1)
     add_kind(kinds, kind_of(reason), {"count": 1, "key": key})
+
+
+def _as_file(name: str) -> str:
+    """A pattern of the names that a file of a folder may have whose key ends in this: dots became underscores."""
+    return rf"{re.escape(name).replace('_', '.')}(?!\w)"
 
 
 def add_kind(kinds: Kinds, kind: str, one: dict[str, Any]) -> None:

@@ -94,7 +94,7 @@ class Picture:
         alpha = self.source.alpha
         source = self.source
         if alpha is not None:
-            small = torch.from_numpy(_resize(alpha[0].numpy(), width, height))[None]
+            small = torch.from_numpy(_resize(alpha[0].numpy(), width, height).copy())[None]
             source = replace(source, alpha=small)
         return Picture(_resize(self.pixels, width, height, clip=source.bits > 0), source)
 

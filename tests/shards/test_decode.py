@@ -234,12 +234,14 @@ def test_other_colours():
     assert (read.pixels == 255 * (BYTES[..., 0] > 127)).all() and read.source.bits == 1
 
 
+@pytest.mark.parametrize("rows", [12, 1])
+@pytest.mark.parametrize("columns", [20, 1])
 @pytest.mark.parametrize("deep", [False, True])
 @pytest.mark.parametrize("colours", [1, 3])
-def test_written_and_read_back(colours, deep):
+def test_written_and_read_back(colours, deep, columns, rows):
     import torch
 
-    values = WORDS if deep else BYTES
+    values = (WORDS if deep else BYTES)[:rows, :columns]
     planes = torch.from_numpy(np.moveaxis(values, 2, 0).copy())
     for write in (encode.png, encode.tiff):
         content = write(planes[:colours], planes[3:], date="2001:02:03 04:05:06")

@@ -15,7 +15,7 @@ import pytest
 from helpers import write_shard
 
 from reddiff_pl.files import write_atomically
-from reddiff_pl.shards.failures import kind_of
+from reddiff_pl.shards.failures import count_failure, kind_of
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.lock import ShardLock
 from reddiff_pl.shards.progress import WINDOW, count_samples, images_per_second
@@ -214,6 +214,16 @@ def test_thousands_of_similar_failures_are_one_line_with_an_example(run, reddiff
     assert report["failures"][2]["reason"] == "KEY.json is not an object"
     text = reddiff("status", run.out)[1]
     assert text.count("has shape") == 1 and "(e.g. img_00000 in a/0)" in text
+
+
+def test_files_of_a_folder_are_one_kind_however_keys_call_them():
+    kinds = {}
+    for key, file in (("a", "a.gif"), ("b/b", "b.gif"), ("c/d_e", "d.e.gif"), ("f_gif", "f.gif")):
+        count_failure(kinds, {"key": key, "reason": f"{file} has 2 frames; store each"})
+    assert [(kind, one["count"]) for kind, one in kinds.items()] == [
+        ("KEY.gif has N frames; store each", 3),
+        ("KEY has N frames; store each", 1),
+    ]
 
 
 @pytest.mark.parametrize(
