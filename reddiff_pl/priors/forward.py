@@ -14,7 +14,7 @@ from reddiff_pl.errors import ConfigError
 from reddiff_pl.priors.fused.graphs import Graphs
 from reddiff_pl.priors.fused.obstacle import obstacle
 from reddiff_pl.priors.loading import full_precision
-from reddiff_pl.priors.precision import DTYPES, exact_ends, sound_attention
+from reddiff_pl.priors.precision import DTYPES, exact_ends, multiplies_bf16, sound_attention
 
 log = logging.getLogger(__name__)
 
@@ -98,8 +98,7 @@ class Forward:
     def _dtype(self, device: torch.device) -> torch.dtype:
         """What the network computes in."""
         if self.precision == "auto":
-            has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-            return torch.bfloat16 if has_bf16 else torch.float32
+            return torch.bfloat16 if multiplies_bf16(device) else torch.float32
         return DTYPES[self.precision.replace("fp8", "bf16")] or torch.float32
 
     def resolved(self, device: torch.device) -> str:

@@ -38,9 +38,10 @@ class UNet(Prior):
         precision: "32" computes in float32, with TF32 off; "bf16" and "16" the network in these, everything else of a
             restoration in float32. "fp8" is bf16 but for the largest convolutions, in 8-bit floats where no gradients
             are asked for: faster and less exact, see docs/benchmarks.md; it needs a CUDA device of compute capability
-            8.9 or more and a network that can be fused. "auto" is bf16 on CUDA devices that have it, and 32 elsewhere;
-            where the folder has a table of the network's own error (`reddiff prior measure`) and the device can, fp8
-            but for the first and the last two residual blocks at the timesteps at which that is within .2 % of float32.
+            8.9 or more and a network that can be fused. "auto" is bf16 on CUDA devices that have it and on CPUs with
+            AVX512-BF16 or AMX, and 32 elsewhere; where the folder has a table of the network's own error (`reddiff
+            prior measure`) and the device can, fp8 but for the first and the last two residual blocks at the timesteps
+            at which that is within .2 % of float32. A run keeps to what the first task's device made of it.
         fused: on CUDA, but for 32, evaluate the network by the kernels of `priors/fused`; false, or for networks
             that these do not know, by diffusers' own forward pass under autocast.
         graph: on CUDA, replay the evaluation as a CUDA graph, captured once for each shape of a batch.

@@ -55,7 +55,7 @@ def imported(file: Path, **options: Any) -> Path:
 def test_the_same_numbers(tmp_path: Path, family: str, order: str) -> None:
     options = FAMILIES[family]
     network = checkpoint(tmp_path / "a.pt", legacy=order == "legacy", **options)
-    prior = UNet(str(imported(tmp_path / "a.pt", attention_order=order)))
+    prior = UNet(str(imported(tmp_path / "a.pt", attention_order=order)), precision="32")
     assert prior.shape == (3, 16, 16) and prior.classes == options.get("classes", 0)
     x_t, t = noise(3, 3, 16, 16), torch.tensor([0, 437, 999])
     label = torch.tensor([0, 2, 1]) if prior.classes else None
@@ -132,7 +132,7 @@ def test_what_the_name_and_the_widths_tell(
 ) -> None:
     network = checkpoint(tmp_path / f"{name}.pt", **options)
     lines = import_checkpoint(str(tmp_path / f"{name}.pt"), str(tmp_path / "out"), head_channels=16)
-    prior = UNet(str(tmp_path / "out"))
+    prior = UNet(str(tmp_path / "out"), precision="32")
     assert prior.shape == (3, size, size) and f"{size}x{size}" in lines[0]
     assert torch.equal(prior.abar, abar_from({"beta_schedule": schedule}))
     assert read_json(tmp_path / "out" / "scheduler_config.json")["variance_type"] == "learned_range"
@@ -171,7 +171,7 @@ def test_half_precision_folder(tmp_path: Path) -> None:
     folder = imported(tmp_path / "a.pt", dtype="float16")
     assert (folder / WEIGHTS).stat().st_size < 0.6 * (tmp_path / "a.pt").stat().st_size
     x_t, t = noise(1, 3, 16, 16), torch.tensor([437])
-    eps, expected = UNet(str(folder)).eps(x_t, t), network(x_t, t)[:, :3]
+    eps, expected = UNet(str(folder), precision="32").eps(x_t, t), network(x_t, t)[:, :3]
     assert 1e-6 < (eps - expected).norm() / expected.norm() < 5e-3
 
 

@@ -12,6 +12,7 @@ from helpers import VAL_SHARD
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.priors import UNet, eps_error
 from reddiff_pl.priors.eps_error import EpsError
+from reddiff_pl.priors.precision import multiplies_bf16
 from reddiff_pl.priors.unet import BUNDLED
 from reddiff_pl.training import measuring
 
@@ -67,11 +68,11 @@ def test_a_table_is_part_of_what_a_run_holds_on_to(tmp_path):
     (folder / eps_error.NAME).unlink(missing_ok=True)
     plain, chosen = UNet(str(folder)).settings(), UNet(str(folder), precision="32").settings()
     eps_error.write(folder, TABLE)
-    measured = UNet(str(folder))
+    measured, cpu = UNet(str(folder)), torch.device("cpu")
     assert measured.settings() != plain
     assert UNet(str(folder), precision="32").settings() == chosen
     assert measured.forward_pass.eight_bits == (10, 100)
-    assert measured.precision_on(torch.device("cpu")) == "32", "no 8 bits there"
+    assert measured.precision_on(cpu) == ("bf16" if multiplies_bf16(cpu) else "32"), "no 8 bits there"
 
 
 def test_measuring_writes_it(reddiff, tmp_path):

@@ -150,7 +150,7 @@ def test_guidance_batches_both_halves(tmp_path: Path, folders: dict[str, Path]) 
         guided.eps(z, t), without + 4 * (plain.eps(z, t) - without), rtol=1e-4, atol=1e-5
     )
     tiny_unet(tmp_path, num_class_embeds=5)
-    unet, x = UNet(str(tmp_path), label=1), noise(2, 3, 16, 16)
+    unet, x = UNet(str(tmp_path), precision="32", label=1), noise(2, 3, 16, 16)
     with pytest.raises(ConfigError, match="null_label"):
         Guidance(unet, 2.0)
     both = Guidance(unet, 2.0, null_label=4).eps(x, t, torch.tensor([1, 2]))

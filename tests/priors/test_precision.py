@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from networks import error, noise, tiny_unet
 from torch import Tensor
 
 from reddiff_pl.priors import UNet
+from reddiff_pl.priors.precision import multiplies_bf16
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 T = torch.tensor([20, 300, 800])
+CPU = torch.device("cpu")
 
 
 def mean_colour(eps: Tensor) -> Tensor:
@@ -47,6 +50,21 @@ def test_companions_do_not_count() -> None:
     others[2] = x[0]
     assert torch.equal(prior.eps(others, T.flip(0))[2], eps[0])
     assert torch.equal(prior.eps(x, T), eps)
+
+
+@torch.no_grad()
+def test_auto_is_what_the_processor_has(tmp_path: Path) -> None:
+    """And what a run writes down is what was computed."""
+    info = Path("/proc/cpuinfo")
+    if info.exists() and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"):
+        flags = set(info.read_text().split())
+        has = bool(flags & {"avx512_bf16", "amx_bf16"}) and "ATEN_CPU_CAPABILITY" not in os.environ
+        assert multiplies_bf16(CPU) == has
+    tiny_unet(tmp_path)
+    prior, x = UNet(str(tmp_path)), noise(3, 3, 16, 16)
+    name = prior.precision_on(CPU)
+    assert name == ("bf16" if multiplies_bf16(CPU) else "32")
+    assert torch.equal(prior.eps(x, T), UNet(str(tmp_path), precision=name).eps(x, T))  # type: ignore[arg-type]
 
 
 def test_gradients_come_through(tmp_path: Path) -> None:

@@ -84,7 +84,8 @@ def test_predictions_become_noise(tmp_path: Path, prediction: str, by: str) -> N
     """The noise and the image that the prediction stands for make up x_t, for every t."""
     scheduler = {"prediction_type": prediction} if by == "file" else {}
     network = tiny_unet(tmp_path, scheduler=scheduler, out_channels=6)
-    prior = UNet(str(tmp_path), **({"prediction_type": prediction} if by == "argument" else {}))
+    options = {"prediction_type": prediction} if by == "argument" else {}
+    prior = UNet(str(tmp_path), precision="32", **options)
     t, x_t = torch.tensor([0, 300, 999]), noise(3, 3, 16, 16)
     eps, output = prior.eps(x_t, t).double(), network(x_t, t).sample[:, :3].double()
     abar = prior.abar[t][:, None, None, None]
@@ -94,7 +95,7 @@ def test_predictions_become_noise(tmp_path: Path, prediction: str, by: str) -> N
         x0 = abar.sqrt() * x_t - (1 - abar).sqrt() * output
         torch.testing.assert_close(abar.sqrt() * eps - (1 - abar).sqrt() * x0, output, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(abar.sqrt() * x0 + (1 - abar).sqrt() * eps, x_t.double(), rtol=1e-5, atol=1e-5)
-    other = UNet(str(tmp_path), prediction_type="epsilon")
+    other = UNet(str(tmp_path), precision="32", prediction_type="epsilon")
     assert other.fingerprint() != prior.fingerprint()
 
 

@@ -188,7 +188,7 @@ def test_fully_convolutional(tmp_path: Path, size: tuple[int, int]) -> None:
     x_t, t = noise(2, 3, *size), torch.tensor([3, 700])
     with pytest.raises(ConfigError, match=r"fully_convolutional: true, or wrap .*Tiled"):
         UNet(str(tmp_path)).eps(x_t, t)
-    prior = UNet(str(tmp_path), fully_convolutional=True)
+    prior = UNet(str(tmp_path), precision="32", fully_convolutional=True)
     eps = prior.eps(x_t, t)
     assert eps.shape == x_t.shape and eps.isfinite().all()
     if size == (40, 24):

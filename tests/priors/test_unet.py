@@ -20,7 +20,7 @@ from reddiff_pl.priors.forward import few_sizes
 
 @pytest.fixture(scope="module")
 def bundled() -> UNet:
-    return UNet()
+    return UNet(precision="32")
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_bundled_prior_predicts_the_noise(bundled: UNet, t: int, bound: float) -
 def test_eps_is_the_networks_first_channels(tmp_path: Path, out_channels: int, size: Any) -> None:
     """With a learned variance the network gives twice the channels."""
     network = tiny(tmp_path, out_channels=out_channels, sample_size=size)
-    prior = UNet(str(tmp_path))
+    prior = UNet(str(tmp_path), precision="32")
     assert prior.shape == ((3, 16, 16) if size == 16 else (3, 8, 24))
     x_t, t = noise(2, *prior.shape), torch.tensor([3, 700])
     whole = network(x_t, t).sample
@@ -102,7 +102,7 @@ def test_labels(tmp_path: Path) -> None:
     """They reach a class-conditional network and are of no use to another."""
     x_t, t, label = noise(2, 3, 16, 16), torch.tensor([3, 700]), torch.tensor([1, 4])
     network = tiny(tmp_path / "classes", num_class_embeds=5)
-    prior = UNet(str(tmp_path / "classes"))
+    prior = UNet(str(tmp_path / "classes"), precision="32")
     expected = network(x_t, t, class_labels=label).sample
     torch.testing.assert_close(prior.eps(x_t, t, label), expected, rtol=0, atol=1e-5)
     assert not torch.allclose(prior.eps(x_t, t, label.flip(0)), expected, atol=1e-3)
@@ -195,7 +195,7 @@ def test_a_hub_id_without_hub_is_a_missing_folder(contacted: list[Any]) -> None:
 
 def test_fingerprint(tmp_path: Path, bundled: UNet) -> None:
     """Stable over loads and places on disk, another one when a single weight changes by its last bit."""
-    assert bundled.fingerprint() == UNet().fingerprint()
+    assert bundled.fingerprint() == UNet(precision="32").fingerprint()
     assert len(bundled.fingerprint()) == 64
 
     tiny(tmp_path / "one")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,6 +15,8 @@ import webdataset as wds
 from helpers import CONFIGS, QUICK, account, npy, png, read_json, read_tar, restored_keys, write_shard
 from PIL import Image
 from skimage.metrics import structural_similarity
+
+from reddiff_pl.priors.precision import multiplies_bf16
 
 INPAINTING = ["--config", str(CONFIGS / "tasks" / "inpainting_random.yaml")]
 
@@ -322,15 +327,34 @@ def test_a_run_keeps_the_precision_it_began_with(reddiff, shard, tmp_path):
     command += ["--model.prior=reddiff_pl.priors.UNet", "--model.sampler.init_args.steps=1"]
     assert reddiff(*command)[0] == 0
     config = tmp_path / "out" / "config.yaml"
-    assert "\n# precision: 32\n" in config.read_text()
+    mine = "bf16" if multiplies_bf16(torch.device("cpu")) else "32"
+    assert f"\n# precision: {mine}\n" in config.read_text()
     assert reddiff(*command)[0] == 0
-    config.write_text(
-        config.read_text().replace("# precision: 32", "# precision: fp8 from t = 17 to 300, else bf16")
-    )
+    other = "fp8 from t = 17 to 300, else bf16"
+    config.write_text(config.read_text().replace(f"# precision: {mine}", f"# precision: {other}"))
     code, printed = reddiff(*command)
-    assert (
-        code == 2 and "computes in fp8 from t = 17 to 300, else bf16, on this device it does in 32" in printed
-    )
+    assert code == 2 and f"computes in {other}, on this device it does in {mine}" in printed
+
+
+@pytest.mark.skipif(
+    not multiplies_bf16(torch.device("cpu")), reason="a processor that does not multiply in bf16"
+)
+def test_a_processor_without_bf16_does_not_go_on_in_float32(reddiff, shard, tmp_path):
+    """The same task on an older processor: torch is told to leave AVX-512 alone."""
+    command = ["restore", *QUICK, *INPAINTING, "--data.shards", shard, "--out", tmp_path / "out"]
+    command += ["--model.prior=reddiff_pl.priors.UNet", "--model.sampler.init_args.steps=1"]
+    assert reddiff(*command, "--limit=1")[0] == 0
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": "avx2"}
+
+    def without(*more: str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-m", "reddiff_pl", *map(str, command), *more]
+        return subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+
+    before = (tmp_path / "out" / "shards" / "a.tar").read_bytes()
+    refused = without()
+    assert refused.returncode == 2, refused.stderr
+    assert "begun with a prior that computes in bf16, on this device it does in 32" in refused.stderr
+    assert (tmp_path / "out" / "shards" / "a.tar").read_bytes() == before
 
 
 def test_physics_yaml_is_not_trusted(reddiff, shard, tmp_path):

@@ -25,7 +25,7 @@ KEYS = "abcd"
 
 @cache
 def prior(name: str) -> Prior:
-    return UNet() if name == "unet" else Gaussian((3, 32, 32))
+    return UNet(precision="32") if name == "unet" else Gaussian((3, 32, 32))
 
 
 def measured(key: str, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
@@ -80,7 +80,7 @@ def test_one_batch_of_four_is_four_of_one(options: dict[str, Any]) -> None:
 def test_one_batch_of_three_is_three_of_one_for_a_network(photos: dict[str, bytes]) -> None:
     """The shipped sampler and prior on real photos: convolutions round differently for another batch size."""
     shape = (3, 64, 64)
-    physics, prior = Inpainting(RandomMask(0.5)), UNet()
+    physics, prior = Inpainting(RandomMask(0.5)), UNet(precision="32")
     degradation = Degradation(physics, NoNoise(), shape, seed=0)
     samples = {
         key: prepare(RawSample(0, key, {"jpg": photos[key]}), degradation) for key in list(photos)[::16][:3]

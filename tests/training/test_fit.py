@@ -74,7 +74,7 @@ def test_a_flow_learns_and_restores(reddiff, tasks, tmp_path):
         assert last["eps_mse"]["0.998"][t] < first["eps_mse"]["0.998"][t]
     schedule = read_json(tmp_path / "out" / "prior" / "scheduler_config.json")
     assert schedule["_class_name"] == "FlowMatchEulerDiscreteScheduler"
-    prior = Flow(str(tmp_path / "out" / "prior"))
+    prior = Flow(str(tmp_path / "out" / "prior"), precision="32")
     assert prior.time_scale == 1000
     x, t = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([10, 800])
 
