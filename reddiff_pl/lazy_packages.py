@@ -2,7 +2,8 @@
 
 Lightning wants two classes of torchmetrics and one of torch's compiler, deepinv the transforms of torchvision, this
 package deepinv's operators and a UNet of diffusers. Importing the packages as they are takes most of a start: metrics
-of texts and sounds (scipy, transformers), detectors, every network of diffusers, a compiler that nothing uses. Their
+of texts and sounds (scipy, transformers), detectors, data sets, losses of trainings, every network of diffusers and
+ways to quantise them (transformers again), a compiler and a counter of operations (Triton) that nothing uses. Their
 submodules are imported as ever; only the gathering waits. The standard library's LazyLoader waits for the first
 attribute, which submodules and __version__ are too.
 """
@@ -21,17 +22,25 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import FunctionType, ModuleType
 from typing import Any
 
-COMPILER, PLOTS = "torch._dynamo", "torchmetrics.utilities.plot"
+COMPILER, FLOPS, PLOTS = "torch._dynamo", "torch.utils.flop_counter", "torchmetrics.utilities.plot"
 # package: {what is asked of it at import: the submodule that has it}
 PACKAGES: dict[str, dict[str, str]] = {
     "deepinv": {"__version__": "__about__"},
+    "deepinv.datasets": {},
+    "deepinv.loss": {"MCLoss": "mc"},
+    "deepinv.loss.metric": {},
+    "deepinv.utils": {},
+    "diffusers.hooks": {},
     "diffusers.models.transformers": {},
     "diffusers.models.unets": {},
+    "diffusers.quantizers": {"DiffusersAutoQuantizer": "auto", "DiffusersQuantizer": "base"},  # transformers
     "torchmetrics": {"__version__": "__about__", "Metric": "metric", "MetricCollection": "collections"},
     "torchvision": {"__version__": "version"},
     COMPILER: {},
+    FLOPS: {},  # Triton
     PLOTS: {},  # matplotlib
 }
+STAND_INS_ONLY = (COMPILER, FLOPS, PLOTS)  # no part of them comes alone
 # parts that import each other in a circle, which holds from one end only
 FIRST = {"deepinv": ("models",), "torchmetrics": ("utilities",)}
 _LOCK = threading.RLock()
@@ -87,6 +96,11 @@ def plot_single_or_multi_val(*args: Any, **kwargs: Any) -> Any:
     return _real(PLOTS).plot_single_or_multi_val(*args, **kwargs)
 
 
+def flop_counter_mode(*args: Any, **kwargs: Any) -> Any:
+    """Stands for the class FlopCounterMode."""
+    return _real(FLOPS).FlopCounterMode(*args, **kwargs)
+
+
 STAND_INS: dict[str, dict[str, Any]] = {
     COMPILER: {
         "OptimizedModule": OptimizedModule,
@@ -94,6 +108,7 @@ STAND_INS: dict[str, dict[str, Any]] = {
         "disable": disable,
         "graph_break": graph_break,
     },
+    FLOPS: {"FlopCounterMode": flop_counter_mode},
     PLOTS: {"_AX_TYPE": Any, "_PLOT_OUT_TYPE": Any, "plot_single_or_multi_val": plot_single_or_multi_val},
     "torchmetrics": {"_logger": logging.getLogger("torchmetrics")},
 }
@@ -110,7 +125,7 @@ class _Waiting(ModuleType):
             return STAND_INS[package][name]
         if name.startswith("__") or not _is_named(self, name):
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        if package not in (COMPILER, PLOTS) and _is_part(self, name):
+        if package not in STAND_INS_ONLY and _is_part(self, name):
             return importlib.import_module(f"{package}.{name}")
         _run(self)
         return getattr(self, name)
@@ -122,7 +137,7 @@ def _is_part(package: ModuleType, name: str) -> bool:
 
 def _is_named(package: ModuleType, name: str) -> bool:
     """Whether a package may have such a name. The parser of options asks each for the classes of its parts."""
-    if package.__name__ in (COMPILER, PLOTS) or _is_part(package, name):
+    if package.__name__ in STAND_INS_ONLY or _is_part(package, name):
         return True
     assert package.__spec__ is not None and isinstance(package.__spec__.loader, _Later)
     source = package.__spec__.loader.get_source(package.__name__)

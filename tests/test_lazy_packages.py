@@ -16,6 +16,9 @@ UNNEEDED = (
         "scipy.signal",
         "diffusers.loaders",
         "pandas",
+        "transformers",
+        "triton",
+        "h5py",
     ),
 )
 
@@ -84,6 +87,14 @@ module = torch.compile(torch.nn.ReLU(), backend="eager")
 assert isinstance(module, OptimizedModule) and isinstance(module, torch._dynamo.OptimizedModule)
 assert issubclass(torchmetrics.MeanMetric, Metric) and issubclass(MetricCollection, torch.nn.Module)
 from torchmetrics.functional import structural_similarity_index_measure
+from torch.utils.flop_counter import FlopCounterMode
+with FlopCounterMode(display=False) as counter:
+    torch.ones(2, 3) @ torch.ones(3, 4)
+assert counter.get_total_flops() == 48 and isinstance(counter, torch.utils.flop_counter.FlopCounterMode)
+from deepinv.loss.metric import PSNR
+from diffusers.hooks import apply_layerwise_casting
+from diffusers.quantizers import PipelineQuantizationConfig
+assert deepinv.loss.metric.SSIM and deepinv.loss.SupLoss and deepinv.datasets.DIV2K and deepinv.utils.TensorList
 assert deepinv.Trainer and deepinv.test
 """)
 
