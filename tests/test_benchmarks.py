@@ -6,10 +6,11 @@ import argparse
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from helpers import VAL_SHARD
 
-from benchmarks import coverage, families, latents, methods, objectives, precision, quality, table
+from benchmarks import coverage, curves, families, latents, methods, objectives, precision, quality, table
 from benchmarks import jobs as j
 from benchmarks.plug_and_play import plug_and_play
 from reddiff_pl.physics import Denoising
@@ -159,3 +160,29 @@ def test_coverage_of_photos(capsys):
     assert [line[2] for line in lines] == ["4", "4"]
     for *_, spread, sample, mean in lines:
         assert float(spread) > 0.3 and 5 < float(sample) < float(mean.rstrip(" |"))
+
+
+def test_the_curves_are_the_tables_numbers(tmp_path):
+    rows = curves.table((Path(quality.__file__).parents[1] / "docs" / "quality.md").read_text())
+    page = """| task | A_dagger | PnP-FFDNet | DDRM 100 | RED-diff 10 | **RED-diff 20** | 20 - best other |
+|---|---|---|---|---|---|---|
+| one | 9.00 | 28.71 (24) | 28.09 / 0.859 | 28.63 / 0.861, before | **28.94 / 0.880** | -0.08 ± 0.02 (DDNM 20) |
+| two | - | - | - | 20.00 / 0.1 | 21.00 / 0.2 | +1.00 ± 0.30 (DDRM 100) |
+
+text"""
+    assert curves.table(page) == [
+        (
+            "one",
+            {
+                ("PnP-FFDNet", 24): 28.71,
+                ("DDRM", 100): 28.09,
+                ("RED-diff", 10): 28.63,
+                ("RED-diff", 20): 28.94,
+                ("DDNM+", 20): pytest.approx(29.02),
+            },
+        ),
+        ("two", {("RED-diff", 10): 20.0, ("RED-diff", 20): 21.0, ("DDRM", 100): 20.0}),
+    ]
+    assert all({10, 20, 50, 100} <= {n for method, n in found if method == "RED-diff"} for _, found in rows)
+    curves.draw(rows[:2], tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
