@@ -82,7 +82,7 @@ class Tiled(Prior):
         parts = [self._part(*question) for question in questions]
         like, total = questions[0][0], sum(len(part) for part in parts)
         differentiated = torch.is_grad_enabled() and any(x_t.requires_grad for x_t, _, _ in questions)
-        done, most, sizes = 0, 0, list[int]()
+        done, most, sizes, before = 0, 0, list[int](), self.at_once
         while done < total:
             if not sizes:
                 most = self._most(total, like)
@@ -103,6 +103,7 @@ class Tiled(Prior):
                 continue
             # outside the handler, which keeps the failed call's tensors alive
             torch.cuda.empty_cache()
+        if self.at_once != before:
             log.warning("out of memory: from here on %d windows at a time", self.at_once)
         return [part.eps() for part in parts]
 

@@ -161,6 +161,33 @@ def test_windows_come_in_the_numbers_that_the_prior_asks_for() -> None:
     assert [shape[0] for shape, _, _ in prior.seen] == few_sizes(windows, 8)
 
 
+def test_windows_out_of_memory_are_halved_from_how_many_there_are(caplog) -> None:
+    """The same eps, and one line however often it was halved."""
+    rows = []
+
+    class Narrow(Gaussian):
+        def eps(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+            rows.append(len(x_t))
+            if len(x_t) > 3:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().eps(x_t, t, label)
+
+    x, t = noise(2, 3, 40, 40), torch.tensor([300, 300])
+    roomy, narrow = Tiled(Gaussian((3, 16, 16))), Tiled(Narrow((3, 16, 16)))
+    narrow.usual = 512
+    assert torch.equal(narrow.eps(x, t), roomy.eps(x, t))
+    windows = rows[0]
+    assert rows[:4] == [windows, windows // 2, windows // 4, windows // 8] and max(rows[4:]) <= 3
+    assert caplog.text.count("out of memory") == 1
+
+    class Roomless(Gaussian):
+        def eps(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        Tiled(Roomless((3, 16, 16))).eps(x, t)
+
+
 def test_labels_reach_every_window() -> None:
     prior = Border()
     tiled = Tiled(prior)
