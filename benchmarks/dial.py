@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, multiprocessing
 
 from benchmarks.dial_methods import Run, neighbours, runs
-from benchmarks.dial_page import write
+from benchmarks.dial_page import PICTURES, write
 from benchmarks.jobs import shipped
 from benchmarks.quality import Bench, Counted
 
@@ -109,7 +109,9 @@ def do(run: Run) -> dict[str, Any]:
     with torch.no_grad():
         restored = samplers.run(sampler, y, physics, counted, noise, noise_std=noise_std)
         result = judged(keys, restored, y, x, physics, noise_std)
-        pictures = {"img": strip(restored), "ref": strip(x), "meas": strip(physics.A_dagger(y))}
+        pictures = {}
+        if run.task in PICTURES:  # of all tasks the file would be large
+            pictures = {"img": strip(restored), "ref": strip(x), "meas": strip(physics.A_dagger(y))}
     return {"n": counted.evaluations, **result, **pictures}
 
 
