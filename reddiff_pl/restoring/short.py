@@ -12,7 +12,7 @@ import yaml
 
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.options.shipped import config_path, near, shipped_of
-from reddiff_pl.shards.folder import ARRAY_SUFFIX, IMAGE_SUFFIXES
+from reddiff_pl.shards.folder import ARRAY_SUFFIX, IMAGE_SUFFIXES, UNREADABLE
 from reddiff_pl.shards.plan import is_remote
 
 # in the order in which they count: a task has settings for the default sampler, which another one does not know
@@ -47,7 +47,7 @@ def expand(argv: Sequence[str], command: str = "restore") -> list[str]:
     items = iter(argv)
     for item in items:
         name, equals, value = item.partition("=")
-        if not item.startswith("-") or item == "-":
+        if not item.startswith("-") or item == "-" or (item[1:2] != "-" and os.path.exists(item)):
             inputs.append(item)
         elif name in ALONE or (equals and name not in SHORT and not _is_path(name)):
             rest.append(item)
@@ -75,7 +75,8 @@ def _is_path(name: str) -> bool:
 
 def _literal(path: str) -> str:
     """A path that options, which are YAML, take for what it is: `null`, `&a` and `- a` are names of files, too."""
-    if isinstance(_of_yaml(path), str | int | float) or os.path.isabs(path):
+    read = isinstance(_of_yaml(path), str | int | float) and not path.startswith("-")
+    if read or os.path.isabs(path):
         return path
     return os.path.join(os.curdir, path)
 
@@ -126,6 +127,8 @@ def _inputs(paths: Sequence[str], command: str) -> list[str]:
     picture = os.path.splitext(path)[1].lower() in (*IMAGE_SUFFIXES, ARRAY_SUFFIX)
     if os.path.isdir(path) or (os.path.isfile(path) and picture):
         return ["--data.images" if command == "degrade" else "--data.measured", _literal(path)]
+    if (suffix := os.path.splitext(path)[1].lower()) in UNREADABLE and os.path.isfile(path):
+        raise ConfigError(f"{path}: {suffix} pictures cannot be read; convert it to png, tiff or jpg")
     if os.path.isfile(path):
         raise ConfigError(f"{path}: expected a folder, a picture or tars")
     if is_remote(path) or glob.has_magic(path) or "{" in path:

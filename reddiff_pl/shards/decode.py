@@ -91,8 +91,9 @@ def image(content: bytes, name: str, channels: int | None = None, max_pixels: in
     except SampleError:
         raise
     except UnidentifiedImageError as error:  # whose text is that of a Python object
+        what = "it is empty" if not content else "HEIC" if _is_heic(content) else "of no known kind"
         raise SampleError(
-            f"{name} is not a readable image (of no known kind); replace it or leave it out"
+            f"{name} is not a readable image ({what}); {'convert' if what == 'HEIC' else 'replace'} it or leave it out"
         ) from error
     except Exception as error:  # decoders raise many kinds on damaged files
         raise SampleError(f"{name} is not a readable image ({error}); replace it or leave it out") from error
@@ -101,6 +102,11 @@ def image(content: bytes, name: str, channels: int | None = None, max_pixels: in
         note = f"{name}: its colours are given up for the one channel of grey that is wanted"
         return Picture(fitted, replace(picture.source, notes=(*picture.source.notes, note)))
     return Picture(fitted, picture.source)
+
+
+def _is_heic(content: bytes) -> bool:
+    """Telephones' own kind, which comes as .jpg, too."""
+    return content[4:8] == b"ftyp" and content[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 
 
 def _is_coloured(pixels: NDArray[Any]) -> bool:

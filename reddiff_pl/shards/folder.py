@@ -196,9 +196,15 @@ def _one(path: str, kind: Kind) -> Folder:
     stem = os.path.splitext(file)[0].removesuffix(".y")
     with os.scandir(parent or ".") as entries:
         files = {
-            entry.name: About() for entry in entries if entry.is_file() and entry.name.startswith(f"{stem}.")
+            entry.name: About()
+            for entry in entries
+            if entry.is_file() and _normal(entry.name).startswith(f"{_normal(stem)}.")
         }
     images = [image for image in _sort_out("", files, kind).images if image.file == file]
+    if not images and "." in stem and stem.rpartition(".")[2].lower() in WORDS:
+        raise ConfigError(
+            f"--data.{kind}: {path} is named as what belongs to {stem.rpartition('.')[0]}.*; give that picture"
+        )
     if not images:
         raise ConfigError(
             f"--data.{kind}: {path}: expected a folder or a picture ({', '.join(IMAGE_SUFFIXES)})"

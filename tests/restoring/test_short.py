@@ -19,7 +19,10 @@ TASK = str(CONFIGS / "tasks" / "jpeg.yaml")
 def folder(tmp_path, monkeypatch):
     """A folder that is not the clone's."""
     monkeypatch.chdir(
-        fill(tmp_path, {"photos/a b.jpg": b"", "one.tar": b"", "two.tgz": b"", "own.yaml": b"seed: 1"})
+        fill(
+            tmp_path,
+            {"photos/a b.jpg": b"", "one.tar": b"", "two.tgz": b"", "own.yaml": b"seed: 1", "a.heic": b""},
+        )
     )
     return tmp_path
 
@@ -55,6 +58,8 @@ def test_names_that_yaml_would_misread(folder):
     ]
     found = expand(["--data.params.mask", "a: b.png", "--seed", "1", "--data.params.kernel=- k.npy"])
     assert found == ["--seed", "1", "--data.params", '{"mask": "./a: b.png", "kernel": "./- k.npy"}']
+    fill(folder, {"-a.jpg": b""})
+    assert expand(["--seed", "1", "-a.jpg"]) == ["--data.measured", "./-a.jpg", "--seed", "1"]
     plain = ["--data.params.mask", "1.png", "--data.images", "/a: b", "--out", "123"]
     assert expand(plain) == plain, "nothing is changed without need"
 
@@ -88,6 +93,7 @@ def test_one_picture_several_tars_and_degrade(folder):
         (["photos", "one.tar"], "give one folder"),
         (["photos/*.jpg"], "give pictures as their folder"),
         (["own.yaml"], "expected a folder, a picture or tars"),
+        (["a.heic"], r"\.heic pictures cannot be read; convert it"),
     ],
 )
 def test_unknown_words(folder, argv, says):

@@ -115,6 +115,9 @@ def test_greys_are_scaled_by_the_range_of_their_type(stored, options, expected, 
         (tiff(WORDS[..., 0])[:-200], "not a readable image"),
         (imagecodecs.png_encode(WORDS)[:-300], "not a readable image"),
         (b"II*\0" + bytes(40), "not a readable image"),
+        (b"", r"\(it is empty\); replace it"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40), r"\(HEIC\); convert it"),
+        (b"<!doctype html><html></html>", "of no known kind"),
     ],
 )  # fmt: skip
 def test_what_has_no_range_or_several_pictures_is_refused_in_one_line(content, line):

@@ -156,3 +156,12 @@ def test_a_line_of_what_is_not_looked_at_stays_short():
     line = not_looked_at({f".{i}": i + 1 for i in range(40)})
     assert line is not None and re.search(r"^820 files.*of other kinds$", line) and len(line) < 200
     assert not_looked_at({}) is None
+
+
+def test_one_picture_finds_what_is_its_own_in_any_form_of_unicode(tmp_path):
+    composed, apart = "K\u00e4the", "Ka\u0308the"
+    fill(tmp_path, f"{composed}.jpg", f"{apart}.mask.png", "other.mask.png")
+    [image] = look(str(tmp_path / f"{composed}.jpg"), "measured").images
+    assert image.members == {"y.jpg": f"{composed}.jpg", "mask.png": f"{apart}.mask.png"}
+    with pytest.raises(ConfigError, match=r"is named as what belongs to other\.\*; give that picture"):
+        look(str(tmp_path / "other.mask.png"), "measured")
