@@ -17,28 +17,18 @@ import torch
 import yaml
 from torch import Tensor
 
-from benchmarks.jobs import CONFIGS
+from benchmarks.jobs import CONFIGS, shipped
 from benchmarks.quality import Bench
 from reddiff_pl import samplers
-from reddiff_pl.metrics import psnr, ssim
+from reddiff_pl.metrics import misfit, psnr, ssim
 from reddiff_pl.physics.phasing import equivalents
 from reddiff_pl.shards.samples import to_uint8
 
 
-def settings(*names: str) -> dict[str, Any]:
-    """A sampler's options from these files of configs/, the later ones' first."""
-    found: dict[str, Any] = {}
-    for name in names:
-        found |= yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"]["sampler"]["init_args"]
-    return found
-
-
 def best(y: Tensor, physics: Any, images: list[Tensor]) -> Tensor:
     """Of several restorations of each measurement the one with the least misfit, (B, C, H, W)."""
-    misfit = torch.stack([(physics.A(x) - y).square().flatten(1).mean(1) for x in images])
-    choice = misfit.argmin(0).reshape(1, -1, 1, 1, 1)
-    stack = torch.stack(images)
-    return stack.gather(0, choice.expand(1, *stack.shape[1:]))[0]
+    misfits = torch.stack([misfit(x, y, physics) for x in images])
+    return torch.stack(images)[misfits.argmin(0), torch.arange(len(y), device=y.device)]
 
 
 def judged(restored: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,11 +89,14 @@ def main(argv: list[str] | None = None) -> int:
         return lambda noise: samplers.run(sampler, y, physics, bench.prior, noise, noise_std=noise_std)
 
     row("the start", 0, begin)
-    for cls, names, counts in (
-        ("ProximalREDDiff", ("samplers/reddiff", "tasks/phase_retrieval"), arguments.evaluations),
-        ("DiffPIR", ("samplers/diffpir",), arguments.diffpir),
+    diffpir = yaml.safe_load((CONFIGS / "samplers" / "diffpir.yaml").read_text())["model"]["sampler"][
+        "init_args"
+    ]
+    for (cls, settings), counts in (
+        (shipped("phase_retrieval"), arguments.evaluations),
+        (("DiffPIR", diffpir), arguments.diffpir),
     ):
-        sampler = getattr(samplers, cls)(**settings(*names))
+        sampler = getattr(samplers, cls)(**settings)
         for count in counts:
             row(cls, count, restorer(sampler.with_evaluations(count)))
     return 0

@@ -26,6 +26,11 @@ log = logging.getLogger(__name__)
 PIXELS_AT_ONCE = {"cuda": 1 << 20, "cpu": 1 << 16}
 
 
+def pixels_at_once(device: torch.device) -> int:
+    """Of all images of one network evaluation on a device: more would save little, and take memory."""
+    return PIXELS_AT_ONCE.get(device.type, PIXELS_AT_ONCE["cpu"])
+
+
 class Tiled(Prior):
     """Covers images of any size with windows of the prior's own size.
 
@@ -115,10 +120,9 @@ class Tiled(Prior):
 
     def _most(self, windows: int, like: Tensor) -> int:
         """How many of so many windows are evaluated together, at most."""
-        pixels = PIXELS_AT_ONCE.get(like.device.type, PIXELS_AT_ONCE["cpu"])
         most = self.usual
         if windows > most:
-            most = max(pixels // (self.shape[1] * self.shape[2]), most)
+            most = max(pixels_at_once(like.device) // (self.shape[1] * self.shape[2]), most)
         return min(most, self.at_once)
 
     def _part(self, x_t: Tensor, t: Tensor, label: Tensor | None) -> Cover | Whole:

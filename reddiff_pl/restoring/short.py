@@ -12,7 +12,7 @@ import yaml
 
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.options.shipped import config_path, near, shipped_of
-from reddiff_pl.shards.folder import ARRAY_SUFFIX, IMAGE_SUFFIXES, UNREADABLE
+from reddiff_pl.shards.folder import ARRAY_SUFFIX, IMAGE_SUFFIXES, UNREADABLE, unreadable
 from reddiff_pl.shards.plan import is_remote
 
 # in the order in which they count: a task has settings for the default sampler, which another one does not know
@@ -124,11 +124,12 @@ def _inputs(paths: Sequence[str], command: str) -> list[str]:
     if len(paths) > 1:
         raise ConfigError(f"{' '.join(paths[:3])}: give one folder, one picture, or tars")
     [path] = paths
-    picture = os.path.splitext(path)[1].lower() in (*IMAGE_SUFFIXES, ARRAY_SUFFIX)
+    suffix = os.path.splitext(path)[1].lower()
+    picture = suffix in (*IMAGE_SUFFIXES, ARRAY_SUFFIX)
     if os.path.isdir(path) or (os.path.isfile(path) and picture):
         return ["--data.images" if command == "degrade" else "--data.measured", _literal(path)]
-    if (suffix := os.path.splitext(path)[1].lower()) in UNREADABLE and os.path.isfile(path):
-        raise ConfigError(f"{path}: {suffix} pictures cannot be read; convert it to png, tiff or jpg")
+    if suffix in UNREADABLE and os.path.isfile(path):
+        raise ConfigError(f"{path}: {unreadable(suffix)}")
     if os.path.isfile(path):
         raise ConfigError(f"{path}: expected a folder, a picture or tars")
     if is_remote(path) or glob.has_magic(path) or "{" in path:

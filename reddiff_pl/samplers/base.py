@@ -13,7 +13,7 @@ from torch import Tensor
 
 from reddiff_pl.errors import Stopped
 from reddiff_pl.priors.base import Prior
-from reddiff_pl.priors.tiled import PIXELS_AT_ONCE
+from reddiff_pl.priors.tiled import pixels_at_once
 from reddiff_pl.samplers.noise import Noise
 from reddiff_pl.samplers.options import check_option
 
@@ -107,7 +107,7 @@ class ProblemState(State):
         """
         times = len(x_t) // len(self.t)
         pixels = x_t[:, 0].numel() * (_OF_A_LATENT if self.prior.latent else 1)
-        if times > 1 and pixels > PIXELS_AT_ONCE.get(x_t.device.type, PIXELS_AT_ONCE["cpu"]):
+        if times > 1 and pixels > pixels_at_once(x_t.device):
             return torch.cat([self.eps(batch) for batch in x_t.split(len(self.t))])
         label = None if self.label is None else self.label.repeat(times)
         return self.prior.eps(x_t, self.t.repeat(times), label).to(x_t.dtype)

@@ -47,21 +47,26 @@ class Coefficients:
         own = x + self.r * torch.where(self.b.isinf(), n, (self.y - x) / self.b.clamp(min=1e-12))
         return self.physics.V(torch.where(self.b < self.r, about, own))
 
-    def informed(self, guess: Tensor, x: Tensor, n1: Tensor, n2: Tensor) -> Tensor:
+    def informed(
+        self, guess: Tensor, x: Tensor, n1: Tensor | None = None, n2: Tensor | None = None
+    ) -> Tensor:
         """x0: the image that a field with this guess has, given what y says beyond x, (B, C, H, W).
 
         Args:
             guess: of the image in x, (B, C, H, W).
             x: the image in noise, like it.
-            n1, n2: standard normal draws of the image and of the measured coefficients, like it; zeros: the mean.
+            n1, n2: standard normal draws of the image and of the measured coefficients, like it; without them
+                the mean.
         """
         V, V_adjoint, root = self.physics.V, self.physics.V_adjoint, Field(x).root_left(self.r)
         more, square, r2 = self.b < self.r, torch.where(self.b < self.r, self.b, 0).square(), self.r**2
         gap = (r2 - square).clamp(min=1e-9 * r2)
         variance = square * r2 / gap
-        said = (self.y * r2 - V_adjoint(x) * square) / gap + variance.sqrt() * n2
+        said = (self.y * r2 - V_adjoint(x) * square) / gap
+        if n2 is not None:
+            said = said + variance.sqrt() * n2
         weight = torch.where(more, variance.clamp(min=max(0.05 * self.r, 1e-3) ** 2).rsqrt(), 0)
-        guess = guess + root(n1)
+        guess = guess if n1 is None else guess + root(n1)
         return guess + regress(
             root,
             lambda u: weight * V_adjoint(u),

@@ -81,7 +81,7 @@ class RenoiseState(ProblemState):
     Attributes:
         estimate: what was renoised, like x.
         noise_std: standard deviation of each measurement's noise, (B,); 0 where it is not known.
-        some_clean: whether any of them is 0.
+        some_clean, all_clean: whether any of them is 0, and whether all are.
         times: timesteps, descending.
         abar: abar of each, and a last 1.
         problem: operator, measurement and noise level on [-1, 1], where that makes the operator linear.
@@ -90,6 +90,7 @@ class RenoiseState(ProblemState):
     estimate: Tensor
     noise_std: Tensor
     some_clean: bool
+    all_clean: bool
     times: list[int]
     abar: list[float]
     problem: tuple[Physics, Tensor, Tensor] = field(init=False)
@@ -152,6 +153,7 @@ class Renoise(Sampler):
             estimate=estimate,
             noise_std=noise_std,
             some_clean=not bool((noise_std > 0).all()),
+            all_clean=not bool((noise_std > 0).any()),
             times=times,
             abar=[*schedule[times].tolist(), 1.0],
         )
@@ -169,10 +171,10 @@ class Renoise(Sampler):
         eps = state.eps(state.x / math.sqrt(1 + r**2))
         state.x0_hat = state.x - r * eps
         if known:
-            draws = [
-                state.normal(name) if s and self.eta == 1 else torch.zeros_like(eps) for name in ("z", "y")
-            ]
-            x0 = known.informed(state.x0_hat, state.x, *draws)
+            x0 = state.x0_hat
+            if self.eta == 1 or not state.all_clean:
+                draws = [state.normal(name) for name in ("z", "y")] if s and self.eta == 1 else []
+                x0 = known.informed(x0, state.x, *draws)
             if self.eta < 1:
                 x0 = torch.where(known.clean, state.x0_hat, x0)
             if s:

@@ -135,7 +135,7 @@ def _decoded(
         if (frames := getattr(opened, "n_frames", 1)) > 1 and opened.format != "MPO":
             raise SampleError(f"{name} has {frames} frames; store each as a file of its own")
         if (bits := deep.bits_of(content, opened.format)) > 8:
-            (pixels, alpha), inks = deep.read(content, opened.format, name), False
+            (pixels, alpha), inks = deep.read(content, opened.format, bits, name), False
         else:
             opened.load()
             pixels, alpha, least, inks = _pillow_pixels(opened, name)

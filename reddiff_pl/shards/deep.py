@@ -36,15 +36,14 @@ def bits_of(content: bytes, form: str | None) -> int:
     return 8
 
 
-def read(content: bytes, form: str | None, name: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """(pixels, alpha) of a file of more than 8 bits: uint16 where it has 16, else float32 in [0, 1].
+def read(content: bytes, form: str | None, bits: int, name: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """(pixels, alpha) of a file of more than 8 `bits_of` it: uint16 where it has 16, else float32 in [0, 1].
 
     Raises:
         SampleError: its colours are of a kind that is not read.
     """
     import imagecodecs
 
-    bits = bits_of(content, form)
     top = 2**bits - 1
     if form == "PNG":
         pixels = imagecodecs.png_decode(content)

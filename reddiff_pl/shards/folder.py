@@ -83,6 +83,11 @@ BYTES_PER_SHARD = 1 << 30
 Kind = Literal["images", "measured"]
 
 
+def unreadable(suffix: str) -> str:
+    """Why pictures of a kind are not restored."""
+    return f"{suffix} pictures cannot be read; convert it to png, tiff or jpg"
+
+
 class About(NamedTuple):
     """Bytes of a file (-1: it is no regular one), and when it was changed, in seconds since 1970."""
 
@@ -381,7 +386,7 @@ def _sort_out(folder: str, files: Mapping[str, About], kind: Kind) -> _SortedOut
     for name, stem in pictures.items():
         suffix, size, error = os.path.splitext(name)[1].lower(), files[name].size, None
         if suffix in UNREADABLE:
-            error = f"{suffix} pictures cannot be read; convert it to png, tiff or jpg"
+            error = unreadable(suffix)
         elif size < 0:
             error = "no regular file"
         member = f"y{suffix}" if kind == "measured" else suffix[1:]
