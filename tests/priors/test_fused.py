@@ -107,6 +107,19 @@ def test_is_the_network(name: str) -> None:
         assert error(half.network(x, t, class_labels=labels, return_dict=False)[0][:, :3], expected) < 0.05
 
 
+@torch.no_grad()
+def test_images_may_lie_in_memory_in_any_order() -> None:
+    """As operators give them: transposed, channels last, a part of something larger."""
+    net, x, t, *_ = evaluated("as the bundled prior")
+    fused = FusedUNet(copy.deepcopy(net), torch.float16, 3)
+    expected = fused(x, t)
+    larger = torch.zeros(2, 4, 9, 9, device=DEVICE)
+    larger[:, 1:, :8, :8] = x
+    for same in (x.mT.contiguous().mT, x.to(memory_format=torch.channels_last), larger[:, 1:, :8, :8]):
+        assert not same.is_contiguous()
+        assert torch.equal(fused(same, t), expected)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 @torch.no_grad()
 def test_is_the_network_in_eight_bits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ def conv_in(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Map:
         bias: (C_out,).
         dtype: of the map.
     """
+    x = x.contiguous()  # an operator may give its images transposed, which the kernel would take for others
     B, C, H, W = x.shape
     K = weight.shape[1]
     patches = torch.empty(B, H, W, K, device=x.device, dtype=weight.dtype)
