@@ -25,7 +25,7 @@ from torch import Tensor, multiprocessing
 from benchmarks.dial_methods import Run, neighbours, runs
 from benchmarks.dial_page import PICTURES, write
 from benchmarks.jobs import shipped
-from benchmarks.quality import Bench, Counted
+from benchmarks.quality import Bench, Counted, next_device
 
 SHOWN = (3, 19, 35)  # photos of the pictures
 DRAWS = 200
@@ -120,7 +120,7 @@ def _begin(arguments: argparse.Namespace) -> None:
     from reddiff_pl.evaluation.networks import EfficientNetLite0
     from reddiff_pl.evaluation.patches import Patches
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = next_device()
     _bench = Bench(arguments.photos, 1, 1000, None, device, arguments.bf16, None)
     _patches = Patches(EfficientNetLite0()).eval().to(device)
 

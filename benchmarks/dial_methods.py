@@ -27,9 +27,23 @@ TASKS = (
 )
 NONLINEAR = ("jpeg", "hdr", "quantization")
 NOISY = ("deblur", "denoising", "jpeg", "quantization")
-# the blur's file is tuned for what is nearly free of noise
-OWN = {"deblur_gauss, sigma_y 0.05": {"perception_level": 0.7, "perception_cut": 0.14}}
-OPEN = {"perception_level": 1.5, "perception_cut": 0.0, "perception_eta": 1.0}
+# the blur's file is tuned for what is nearly free of noise, that of noisy super-resolution for sigma_y .1
+OWN: dict[str, dict[str, float]] = {
+    "deblur_gauss, sigma_y 0.05": {
+        "perception_level": 0.92,
+        "perception_cut": 0.14,
+        "perception_epsilon_scale": 0.985,
+    },
+    "superresolution_4x, sigma_y 0.05": {"perception_level": 1.0},
+    "superresolution_4x, sigma_y 0.25": {"perception_level": 2.0},
+}
+OPEN = {
+    "perception_level": 1.5,
+    "perception_cut": 0.0,
+    "perception_eta": 1.0,
+    "perception_share": 1.0,
+    "perception_epsilon_scale": 1.0,
+}
 ZETA = {"deblur_aniso": 0.6, "colorization": 0.3, "hdr": 0.1, "jpeg": 0.3}
 TURNS = (0.0, 0.25, 0.5, 0.75, 1.0)
 

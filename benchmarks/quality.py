@@ -165,14 +165,19 @@ def configured(task: str) -> tuple[Any, Any, float | None]:
 _bench: Bench | None = None
 
 
-def _begin(arguments: argparse.Namespace) -> None:
-    """A process begins: on the next GPU, if there are any."""
-    global _bench
+def next_device() -> str:
+    """Of a process of a pool: the GPUs in turn, if there are any."""
     index = multiprocessing.current_process()._identity[0] - 1  # type: ignore[attr-defined]
     gpus = torch.cuda.device_count()
-    device = f"cuda:{index % gpus}" if gpus else "cpu"
-    if gpus:
-        torch.cuda.set_device(device)
+    if not gpus:
+        return "cpu"
+    torch.cuda.set_device(index % gpus)
+    return f"cuda:{index % gpus}"
+
+
+def _begin(arguments: argparse.Namespace) -> None:
+    global _bench
+    device = next_device()
     names = ("photos", "modulus", "count", "prior", "bf16", "ffdnet")
     _bench = Bench(device=device, **{name: getattr(arguments, name) for name in names})
 

@@ -106,6 +106,9 @@ class ProximalREDDiff(Sampler):
             decibels.
         perception_cut: what is coarser than so many cycles a pixel stays as the estimate has it; 0: nothing.
         perception_eta: share of chance in it, 0 to 1. Less is nearer to the image, and several samples to each other.
+        perception_share: how far from the estimate to the sample the result lies, 0 to 1.
+        perception_epsilon_scale: factor of what the network takes for noise there, .5 to 1.5. A little below 1 leaves
+            the detail that a trained network takes away too much.
         perception_steps: network evaluations an image that this takes beside the estimate's own.
 
     Raises:
@@ -136,6 +139,8 @@ class ProximalREDDiff(Sampler):
         perception_level: float = 1.5,
         perception_cut: float = 0.0,
         perception_eta: float = 1.0,
+        perception_share: float = 1.0,
+        perception_epsilon_scale: float = 1.0,
         perception_steps: int = 40,
     ) -> None:
         check_option("steps", steps, 1)
@@ -155,6 +160,8 @@ class ProximalREDDiff(Sampler):
         check_option("perception_level", perception_level, 1e-3)
         check_option("perception_cut", perception_cut, 0, 1)
         check_option("perception_eta", perception_eta, 0, 1)
+        check_option("perception_share", perception_share, 0, 1)
+        check_option("perception_epsilon_scale", perception_epsilon_scale, 0.5, 1.5)
         check_option("perception_steps", perception_steps, 1)
         check_choice("start", start, get_args(Start))
         check_choice("grid", grid, get_args(Levels))
@@ -168,6 +175,7 @@ class ProximalREDDiff(Sampler):
         self.local_variance, self.inner_steps = local_variance, inner_steps
         self.perception, self.perception_level = perception, perception_level
         self.perception_cut, self.perception_eta = perception_cut, perception_eta
+        self.perception_share, self.perception_epsilon_scale = perception_share, perception_epsilon_scale
         self.perception_steps = perception_steps
 
     def with_evaluations(self, evaluations: int) -> ProximalREDDiff:
@@ -188,9 +196,14 @@ class ProximalREDDiff(Sampler):
 
     def _both(self) -> Sequence:
         """The estimate, and the sampler that starts from it."""
-        level = max(self.perception * self.perception_level, 1e-3)
         second = Renoise(
-            self.perception_steps, level, self.perception_cut, self.perception_eta, self.inner_steps
+            self.perception_steps,
+            max(self.perception * self.perception_level, 1e-3),
+            self.perception_cut,
+            self.perception_eta,
+            self.perception_share,
+            self.perception_epsilon_scale,
+            self.inner_steps,
         )
         return Sequence([self._changed(perception=0.0), second])
 

@@ -154,6 +154,23 @@ def test_a_cut_keeps_the_coarse_structure_of_the_estimate():
     assert (kept - FIELD).square().mean() < (whole - FIELD).square().mean()
 
 
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_a_share_lies_between_the_estimate_and_the_sample(name):
+    estimate, whole, part = (restored(name, p, perception_share=s) for p, s in ((0, 1.0), (1, 1.0), (1, 0.6)))
+    assert torch.allclose(part, estimate + 0.6 * (whole - estimate), atol=1e-4)
+    # it loses its share squared of what the whole way loses
+    errors = [(x - FIELD).square().mean().item() for x in (estimate, whole, part)]
+    assert (errors[2] - errors[0]) / (errors[1] - errors[0]) == pytest.approx(0.36, abs=0.05)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_a_smaller_epsilon_leaves_more_detail(name):
+    scales = (1.02, 1.0, 0.98, 0.96)
+    xs = [restored(name, 1.0, perception_epsilon_scale=scale) for scale in scales]
+    finest = [octaves(x)[0].item() for x in xs]
+    assert finest == sorted(finest) and 0.02 < finest[2] - finest[1] < 2
+
+
 @pytest.mark.parametrize("antithetic", [True, False])
 @pytest.mark.parametrize("evaluations", [7, 30, 60])
 def test_evaluations_are_those_of_both(evaluations, antithetic):
@@ -181,6 +198,8 @@ def test_by_default_there_are_sixty_at_most_and_none_more_at_zero():
         {"perception": -0.1},
         {"perception_level": 0.0},
         {"perception_eta": 2.0},
+        {"perception_share": 1.1},
+        {"perception_epsilon_scale": 0.1},
         {"perception_steps": 0},
     ],
 )
