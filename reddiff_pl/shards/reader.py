@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import IO
 
 from reddiff_pl.errors import ConfigError
-from reddiff_pl.shards.archive import DamagedMember, Member, TrailingBytes, members
+from reddiff_pl.shards.archive import DamagedMember, Member, members
 from reddiff_pl.shards.folder import ARRAY_SUFFIX, IMAGE_SUFFIXES, UNREADABLE
 from reddiff_pl.shards.plan import Shard, is_remote
+from reddiff_pl.shards.tar_bytes import TrailingBytes
 
 KNOWN_SUFFIXES = {*IMAGE_SUFFIXES, *UNREADABLE, ARRAY_SUFFIX, ".json"}
 
