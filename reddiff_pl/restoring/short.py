@@ -12,8 +12,8 @@ import yaml
 
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.options.shipped import config_path, near, shipped_of
-from reddiff_pl.shards.folder import ARRAY_SUFFIX, IMAGE_SUFFIXES, UNREADABLE, unreadable
 from reddiff_pl.shards.plan import is_remote
+from reddiff_pl.shards.suffixes import READABLE, UNREADABLE, unreadable
 
 # in the order in which they count: a task has settings for the default sampler, which another one does not know
 KINDS = {"prior": "priors", "task": "tasks", "sampler": "samplers"}
@@ -125,8 +125,7 @@ def _inputs(paths: Sequence[str], command: str) -> list[str]:
         raise ConfigError(f"{' '.join(paths[:3])}: give one folder, one picture, or tars")
     [path] = paths
     suffix = os.path.splitext(path)[1].lower()
-    picture = suffix in (*IMAGE_SUFFIXES, ARRAY_SUFFIX)
-    if os.path.isdir(path) or (os.path.isfile(path) and picture):
+    if os.path.isdir(path) or (os.path.isfile(path) and suffix in READABLE):
         return ["--data.images" if command == "degrade" else "--data.measured", _literal(path)]
     if suffix in UNREADABLE and os.path.isfile(path):
         raise ConfigError(f"{path}: {unreadable(suffix)}")

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from reddiff_pl.errors import SampleError
 from reddiff_pl.shards import ancillary, colour, deep, npy, tiff
-from reddiff_pl.shards.folder import IMAGE_SUFFIXES
 from reddiff_pl.shards.picture import Picture, Source, fitted, unit, unit_tensor
+from reddiff_pl.shards.suffixes import IMAGE_SUFFIXES
 
 __all__ = [
     "Picture",

@@ -8,8 +8,10 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from reddiff_pl.errors import ConfigError, SampleError
-from reddiff_pl.shards.folder import ARRAY_SUFFIX, IMAGE_SUFFIXES, by_stem, stems
+from reddiff_pl.shards.names import nfc
 from reddiff_pl.shards.reader import RawSample
+from reddiff_pl.shards.suffixes import READABLE
+from reddiff_pl.shards.walk import Walk
 
 
 class GivenParameters:
@@ -33,10 +35,10 @@ class GivenParameters:
                 has = f"it has {', '.join(sorted(names))}" if names else "it has none"
                 raise ConfigError(f"{option}: {operator} has no parameter {name}; {has}")
             if os.path.isdir(path):
-                self._folders[name] = by_stem(path, option, name)
+                self._folders[name] = _by_stem(path, option, name)
             elif not os.path.isfile(path):
                 raise ConfigError(f"{option}: {path}: no such file or folder")
-            elif os.path.splitext(path)[1].lower() not in (*IMAGE_SUFFIXES, ARRAY_SUFFIX):
+            elif os.path.splitext(path)[1].lower() not in READABLE:
                 raise ConfigError(f"{option}: {path}: expected a picture or a .npy")
             else:
                 self._for_all[name] = Path(path)
@@ -50,7 +52,7 @@ class GivenParameters:
         """The file of an image's parameter, by the image's file or key; None without one."""
         if name in self._folders:
             found = self._folders[name]
-            return next((Path(found[stem]) for stem in stems(image) if stem in found), None)
+            return next((Path(found[stem]) for stem in _stems(image) if stem in found), None)
         return self._for_all.get(name)
 
     def unused(self, images: Iterable[str]) -> Counter[str]:
@@ -75,3 +77,29 @@ class GivenParameters:
                 raw.members[f"{name}{path.suffix.lower()}"] = path
             elif name in self._folders:
                 raise SampleError(f"no {name}: the folder of --data.params.{name} has no file of its name")
+
+
+def _by_stem(path: str, option: str, word: str) -> dict[str, str]:
+    """The files of a folder of parameters, {relative name without suffix: path}; NAME.WORD.png counts as NAME.
+
+    Raises:
+        ConfigError: two files for one name, or none at all.
+    """
+    found: dict[str, str] = {}
+    for folder, files in Walk(path, option, ()).folders:
+        for name in sorted(files):
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() not in READABLE:
+                continue
+            stem = nfc(os.path.join(folder, stem.removesuffix(f".{word}")))
+            if stem in found:
+                raise ConfigError(f"{option}: {found[stem]} and {name} are both the {word} of {stem}")
+            found[stem] = os.path.join(path, folder, name)
+    if not found:
+        raise ConfigError(f"{option}: {path} holds no picture and no .npy")
+    return found
+
+
+def _stems(file: str) -> list[str]:
+    """What a parameter of an image may be called, the closest first: by its whole name, by its name without suffix."""
+    return [nfc(file), nfc(os.path.splitext(file)[0])]

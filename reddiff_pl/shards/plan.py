@@ -15,7 +15,8 @@ from typing import TypeVar
 from braceexpand import braceexpand
 
 from reddiff_pl.errors import ConfigError
-from reddiff_pl.shards.folder import Folder, FolderImage, Kind, digest, look
+from reddiff_pl.shards.folder import Folder, FolderImage, Kind, digest
+from reddiff_pl.shards.look import look
 
 T = TypeVar("T")
 

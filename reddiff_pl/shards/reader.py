@@ -13,11 +13,11 @@ from typing import IO
 
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.shards.archive import DamagedMember, Member, members
-from reddiff_pl.shards.folder import ARRAY_SUFFIX, IMAGE_SUFFIXES, UNREADABLE
 from reddiff_pl.shards.plan import Shard, is_remote
+from reddiff_pl.shards.suffixes import READABLE, UNREADABLE
 from reddiff_pl.shards.tar_bytes import TrailingBytes
 
-KNOWN_SUFFIXES = {*IMAGE_SUFFIXES, *UNREADABLE, ARRAY_SUFFIX, ".json"}
+KNOWN_SUFFIXES = READABLE | UNREADABLE | {".json"}
 
 
 @dataclass

@@ -10,7 +10,8 @@ import pytest
 
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.shards import folder as module
-from reddiff_pl.shards.folder import look, not_looked_at
+from reddiff_pl.shards.folder import not_looked_at
+from reddiff_pl.shards.look import look
 from reddiff_pl.shards.plan import folder_mark, plan
 from reddiff_pl.shards.reader import Failure, read_shard
 

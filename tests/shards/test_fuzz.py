@@ -21,7 +21,7 @@ from PIL import Image
 from reddiff_pl.errors import ConfigError, SampleError
 from reddiff_pl.restoring.physics_yaml import physics_beside
 from reddiff_pl.shards import decode, metadata
-from reddiff_pl.shards.folder import look
+from reddiff_pl.shards.look import look
 from reddiff_pl.shards.plan import Shard
 from reddiff_pl.shards.reader import Failure, RawSample, read_shard
 from reddiff_pl.shards.tar import END, encode
