@@ -22,7 +22,7 @@ from benchmarks.quality import Bench
 from reddiff_pl import samplers
 from reddiff_pl.metrics import misfit, psnr, ssim
 from reddiff_pl.physics.phasing import equivalents
-from reddiff_pl.shards.samples import to_uint8
+from reddiff_pl.shards.encode import to_uint8
 
 
 def best(y: Tensor, physics: Any, images: list[Tensor]) -> Tensor:

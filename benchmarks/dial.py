@@ -49,7 +49,7 @@ def judged(
     from reddiff_pl.metrics import psnr, ssim
     from reddiff_pl.metrics.spectrum import spectrum
     from reddiff_pl.physics.binding import measured
-    from reddiff_pl.shards.samples import to_uint8
+    from reddiff_pl.shards.encode import to_uint8
 
     pictures, references = to_uint8(torch.nan_to_num(x)), to_uint8(truth)
     ours = {name: v.cpu() for name, v in _patches(pictures).items()}
@@ -87,7 +87,7 @@ def strip(x: Tensor) -> str:
     """The shown photos beside each other, PNG in base64."""
     from PIL import Image
 
-    from reddiff_pl.shards.samples import to_uint8
+    from reddiff_pl.shards.encode import to_uint8
 
     pictures = to_uint8(x)[[i for i in SHOWN if i < len(x)]]
     array = torch.cat(list(pictures), -1).permute(1, 2, 0).cpu().numpy()

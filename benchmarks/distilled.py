@@ -102,7 +102,7 @@ def restored(bench: Bench, prior: Any, task: str, sampler: Any) -> dict[str, Any
     from reddiff_pl import samplers
     from reddiff_pl.metrics import psnr
     from reddiff_pl.metrics.spectrum import spectrum
-    from reddiff_pl.shards.samples import to_uint8
+    from reddiff_pl.shards.encode import to_uint8
 
     physics, keys, y, noise_std, x = bench.measured(task)
     noise = samplers.SeededNoise(0, keys, bench.device)

@@ -147,7 +147,7 @@ def reconstructed(out: Path, limit: int | None) -> float:
     """PSNR of val photos encoded and decoded: what a latent model cannot beat by much."""
     from reddiff_pl.metrics import psnr as decibels
     from reddiff_pl.priors import Latent, UNet
-    from reddiff_pl.shards.samples import to_uint8
+    from reddiff_pl.shards.encode import to_uint8
     from reddiff_pl.training.measuring import photos
 
     device = "cuda" if torch.cuda.is_available() else "cpu"

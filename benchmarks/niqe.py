@@ -14,10 +14,10 @@ from torch import Tensor
 
 from reddiff_pl.metrics.niqe import NIQE_SIDE, fit
 from reddiff_pl.shards import decode
+from reddiff_pl.shards.parameters import image_member
 from reddiff_pl.shards.picture import unit_tensor
 from reddiff_pl.shards.plan import plan
 from reddiff_pl.shards.reader import RawSample, read_shard
-from reddiff_pl.shards.samples import image_member
 
 
 def photos(tars: list[str]) -> list[Tensor]:

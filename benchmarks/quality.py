@@ -98,7 +98,7 @@ class Bench:
         from reddiff_pl.metrics import psnr, ssim
         from reddiff_pl.samplers.base import Problem
         from reddiff_pl.samplers.starts import start
-        from reddiff_pl.shards.samples import to_uint8
+        from reddiff_pl.shards.encode import to_uint8
 
         physics, keys, y, noise_std, x = self.measured(job.task)
         settings = json.loads(job.settings)

@@ -30,7 +30,7 @@ from reddiff_pl.priors import Prior
 from reddiff_pl.priors.tiled import windowed
 from reddiff_pl.priors.windows import Axis
 from reddiff_pl.samplers import SeededNoise, run
-from reddiff_pl.shards.samples import to_uint8
+from reddiff_pl.shards.encode import to_uint8
 
 PARTS = [(256, 160), (200, 150), (97, 131)]
 MARGIN = 16

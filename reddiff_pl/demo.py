@@ -16,10 +16,11 @@ from reddiff_pl.restoring.command import restore_with
 from reddiff_pl.restoring.datamodule import ShardDataModule
 from reddiff_pl.restoring.options import RestoreCLI
 from reddiff_pl.shards import decode
+from reddiff_pl.shards.encode import to_uint8
 from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.plan import Shard
 from reddiff_pl.shards.reader import RawSample, read_shard
-from reddiff_pl.shards.samples import prepare, to_uint8
+from reddiff_pl.shards.samples import prepare
 
 PHOTOS = Path(__file__).parent / "assets" / "demo"
 TASKS = {

@@ -22,11 +22,11 @@ from reddiff_pl.physics.binding import binary_parameters
 from reddiff_pl.restoring.batch import collate
 from reddiff_pl.restoring.restoration import Restoration
 from reddiff_pl.restoring.restored import Restored
-from reddiff_pl.restoring.written import files
+from reddiff_pl.restoring.written import files, unit
 from reddiff_pl.shards import encode
 from reddiff_pl.shards.plan import Shard
 from reddiff_pl.shards.reader import RawSample
-from reddiff_pl.shards.samples import Sample, prepare, unit
+from reddiff_pl.shards.samples import Sample, prepare
 
 Picture: TypeAlias = "Image.Image | np.ndarray | Tensor | str | Path"
 """A measurement: a PIL image; an array (H, W) or (H, W, C); a tensor (C, H, W); or a file's path.

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from reddiff_pl.devices.copies import upload
+from reddiff_pl.shards.encode import to_uint8
 from reddiff_pl.shards.plan import Shard
 from reddiff_pl.shards.reader import Failure, RawSample
-from reddiff_pl.shards.samples import Sample, to_uint8
+from reddiff_pl.shards.samples import Sample
 from reddiff_pl.shards.writer import ShardWriter
 
 Entry: TypeAlias = Sample | RawSample | Failure

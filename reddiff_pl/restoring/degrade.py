@@ -17,9 +17,10 @@ from reddiff_pl.restoring.command import check_output, prepare_output, summary, 
 from reddiff_pl.restoring.config import guard
 from reddiff_pl.restoring.options import RestoreCLI
 from reddiff_pl.restoring.output import Members, write_batch
+from reddiff_pl.shards.degraded import members_of
 from reddiff_pl.shards.metadata import with_field
 from reddiff_pl.shards.plan import folder_mark
-from reddiff_pl.shards.samples import Sample, members_of
+from reddiff_pl.shards.samples import Sample
 
 
 def degrade(argv: list[str]) -> int:

@@ -14,8 +14,7 @@ from reddiff_pl.devices.copies import Download
 from reddiff_pl.errors import SampleError
 from reddiff_pl.metrics import misfit, psnr, ssim
 from reddiff_pl.restoring.divergence import refuse_divergence
-from reddiff_pl.restoring.written import Form
-from reddiff_pl.shards.samples import unit
+from reddiff_pl.restoring.written import Form, unit
 
 
 @dataclass

@@ -12,7 +12,7 @@ from torch import Tensor
 from reddiff_pl.errors import ConfigError
 from reddiff_pl.shards import encode
 from reddiff_pl.shards.picture import Source, resized_plane
-from reddiff_pl.shards.samples import Sample, to_uint8, unit
+from reddiff_pl.shards.samples import Sample
 
 Kind: TypeAlias = Literal["png", "png16", "tiff", "npy"]
 KINDS = ("png", "png16", "tiff", "npy")
@@ -79,11 +79,16 @@ def as_written(x: Tensor, forms: Sequence[Form]) -> Tensor:
         grey = torch.tensor([form.grey for form in forms], device=x.device)[:, None, None, None]
         x = torch.where(grey, x.mean(1, keepdim=True), x)
     if all(form.levels == 255 for form in forms):
-        return to_uint8(x)
+        return encode.to_uint8(x)
     values = (x.float() + 1) / 2
     steps = torch.tensor([form.levels for form in forms], device=x.device)[:, None, None, None]
     rounded = (values.clamp(0, 1) * steps).round() / steps.clamp(min=1)
     return torch.where(steps > 0, rounded, values)
+
+
+def unit(images: Tensor) -> Tensor:
+    """Images of `as_written`, whichever of the two they are, as float32 on the [0, 1] scale."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images.float()
 
 
 def files(stem: str, image: Tensor, form: Form, source: Source | None) -> list[tuple[str, bytes]]:

@@ -8,6 +8,7 @@ import zlib
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -77,6 +78,11 @@ def npy(values: Tensor) -> bytes:
     out = io.BytesIO()
     np.save(out, values.cpu().numpy())
     return out.getvalue()
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """[-1, 1] to 8 bit, rounded; what is outside is clipped here and nowhere else."""
+    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def exif(date: str) -> bytes:

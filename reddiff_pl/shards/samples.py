@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from reddiff_pl.errors import SampleError
 from reddiff_pl.physics.binding import parameters_of_file, rounds
 from reddiff_pl.physics.degrade import Degradation
-from reddiff_pl.shards import decode, encode, metadata, npy
+from reddiff_pl.shards import decode, metadata, npy
 from reddiff_pl.shards.parameters import given_parameters, image_member
 from reddiff_pl.shards.picture import Picture, Source
 from reddiff_pl.shards.reader import RawSample
@@ -277,49 +276,3 @@ def reference_picture(
 def is_measured(members: Mapping[str, bytes | Path]) -> bool:
     """Whether a sample brings a measurement, `KEY.y.npy` or `KEY.y.png`, and is not a clean image."""
     return "y.npy" in members or bool(image_member(members, "y."))
-
-
-def members_of(sample: Sample, noise_free: bool, scale: float) -> list[tuple[str, bytes]]:
-    """A sample as `degrade` writes it: measurement, parameters and reference, without its .json."""
-    members = [_measurement_member(sample.y, noise_free, scale)]
-    for name, value in sample.params.items():
-        is_mask = value.ndim == 3 and len(value) in (1, 3) and bool(((value == 0) | (value == 1)).all())
-        if is_mask and len(value) == 1:
-            members.append((f"{name}.png", encode.png((value * 255).byte())))
-        else:
-            members.append((f"{name}.npy", encode.npy(value)))
-    if sample.x is not None:
-        members.append(_reference_member(sample))
-    return members
-
-
-def _measurement_member(y: Tensor, noise_free: bool, scale: float) -> tuple[str, bytes]:
-    """A png only where it holds the measurement exactly: 8 bit would clip noise and turn a masked 0 into grey."""
-    if noise_free and y.ndim == 3 and len(y) in (1, 3):
-        offset = scale - 1
-        levels = ((y + offset) / scale * 255).round()
-        exact = bool((scale * (levels / 255) - offset == y).all())
-        if exact and bool(((levels >= 0) & (levels <= 255)).all()):
-            return "y.png", encode.png(levels.byte())
-    return "y.npy", encode.npy(y)
-
-
-def _reference_member(sample: Sample) -> tuple[str, bytes]:
-    """A png of 8 or 16 bits, as deep as what came in; npy, on the [0, 1] scale, for floats and other channels."""
-    assert sample.x is not None
-    x = sample.x[:1] if sample.grey else sample.x
-    if len(x) not in (1, 3) or sample.depth == 0:
-        return "x.npy", encode.npy((x + 1) / 2)
-    if sample.depth <= 8:
-        return "x.png", encode.png(to_uint8(x))
-    return "x.png", encode.png(((x + 1) * 32767.5).round().clamp(0, 65535).to(torch.int32).to(torch.uint16))
-
-
-def unit(images: Tensor) -> Tensor:
-    """uint8, or floats that are there already, as float32 on the [0, 1] scale."""
-    return images.float() / 255 if images.dtype == torch.uint8 else images.float()
-
-
-def to_uint8(x: Tensor) -> Tensor:
-    """[-1, 1] to 8 bit, rounded; what is outside is clipped here and nowhere else."""
-    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

@@ -12,9 +12,10 @@ from PIL import Image
 from reddiff_pl.errors import SampleError
 from reddiff_pl.physics import Degradation, NoNoise, SuperResolution
 from reddiff_pl.shards import decode
+from reddiff_pl.shards.encode import to_uint8
 from reddiff_pl.shards.plan import plan
 from reddiff_pl.shards.reader import read_shard
-from reddiff_pl.shards.samples import prepare, to_uint8
+from reddiff_pl.shards.samples import prepare
 
 
 def scene(width=96, height=64) -> Image.Image:
