@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import inspect
 import json
 import math
 import threading
@@ -17,20 +16,19 @@ from deepinv.physics import Physics
 from deepinv.physics.generator import PhysicsGenerator
 from torch import Tensor
 
-from reddiff_pl.errors import ConfigError, SampleError
+from reddiff_pl.errors import SampleError
 from reddiff_pl.physics.binding import (
     Shape,
     bind,
     check_parameters,
     chirp,
     configured_parameters,
-    draw_parameters,
     measured,
     measurement_scale,
-    parameter_names,
     refuses,
     unset_parameters,
 )
+from reddiff_pl.physics.draws import ParameterDraws
 from reddiff_pl.physics.noise import MeasurementNoise, NoNoise, estimate_noise_std
 from reddiff_pl.physics.sizes import image_shape, measurement_shape, measures_everything
 from reddiff_pl.seeding import stream
@@ -78,10 +76,7 @@ class Degradation:
         self.physics = copy.deepcopy(physics)  # deepinv's own clone() walks the whole interpreter
         self._configured = configured_parameters(self.physics)
         self._local = threading.local()
-        self.generator = generator
-        self._generating = threading.Lock()  # generators keep the state of their draws
-        if generator is not None:
-            self._check_generator(generator)
+        self._draws = ParameterDraws(self.physics, shape, seed, generator)
 
     def bound(self, params: Mapping[str, Tensor], shape: Shape | None = None) -> Physics:
         """This thread's own operator with the parameters of one image, (C, H, W)."""
@@ -115,40 +110,7 @@ class Degradation:
             SampleError: a given parameter does not fit, or one is missing.
         """
         check_parameters(self.physics, shape or self.shape, given)
-        return {**self._configured, **self._drawn(key, given, shape or self.shape), **given}
-
-    def _drawn(self, key: str, given: Mapping[str, Tensor], shape: Shape) -> dict[str, Tensor]:
-        """What is random of the operator and not given."""
-        random = stream(self.seed, key, "mask")
-        if self.generator is None:
-            return draw_parameters(self.physics, shape, random, given)
-        drawn = self._generated(self.generator, shape, int(torch.randint(2**31, (), generator=random)))
-        check_parameters(self.physics, shape, drawn)
-        return draw_parameters(self.physics, shape, random, {**drawn, **given}) | drawn
-
-    def _generated(self, generator: PhysicsGenerator, shape: Shape, seed: int) -> dict[str, Tensor]:
-        """What a generator of deepinv's draws for one image: {name: (...)} with no batch dimension."""
-        sized = "img_size" in inspect.signature(generator.step).parameters
-        with self._generating:
-            generator.rng_manual_seed(seed)  # a mixture's own choice, which `step` does not seed
-            drawn = generator.step(batch_size=1, seed=seed, **({"img_size": shape[1:]} if sized else {}))
-        return {name: value[0].clone() for name, value in drawn.items()}
-
-    def _check_generator(self, generator: PhysicsGenerator) -> None:
-        known = parameter_names(self.physics)
-        name = type(generator).__name__
-        try:
-            drawn = self._generated(generator, self.shape, 0)
-        except Exception as error:  # any generator may be named, and raises what it likes
-            raise ConfigError(
-                f"--model.generator: {name} cannot draw: {type(error).__name__}: {error}"
-            ) from error
-        for parameter in drawn:
-            if parameter not in known:
-                raise ConfigError(
-                    f"--model.generator: {name} draws {parameter}, which the operator does not have; it has "
-                    f"{', '.join(known) or 'no parameters'}"
-                )
+        return {**self._configured, **self._draws(key, given, shape or self.shape), **given}
 
     @torch.no_grad()
     def __call__(self, x: Tensor, key: str, given: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -301,7 +263,7 @@ class Degradation:
         """
         shape = self.image_shape(y, given, size)
         params = self.parameters(key, given, shape)
-        if missing := self._drawn(key, given, shape):
+        if missing := self._draws(key, given, shape):
             name = next(iter(missing))
             raise SampleError(
                 f"no {name}: a measurement must bring the {name} it was made with (KEY.{name}.png or npy)"
