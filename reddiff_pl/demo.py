@@ -57,7 +57,7 @@ def demo(argv: list[str]) -> int:
 def picture_rows(data: ShardDataModule, run: Run) -> list[Row]:
     """Reference, measurement and restored image of each sample: the inputs degraded again, the outputs read."""
     rows = []
-    for shard in data.shards:
+    for shard in data.todo.shards:
         output = read_shard(Shard(shard.name, str(run.tar(shard.name))))
         restored = {raw.key: raw.members for raw in output if isinstance(raw, RawSample)}
         for raw in read_shard(shard):

@@ -60,7 +60,7 @@ def test_restoration_gains_over_the_pseudo_inverse(demo, task):
     )
     cli.make()
     start = []
-    for raw in read_shard(cli.datamodule.shards[0]):
+    for raw in read_shard(cli.datamodule.todo.shards[0]):
         sample = prepare(raw, cli.datamodule.degradation)
         x = cli.datamodule.degradation.bound(sample.params).A_dagger(sample.y[None])[0]
         start.append(-10 * np.log10((((x.clamp(-1, 1) - sample.x) / 2) ** 2).mean().item()))

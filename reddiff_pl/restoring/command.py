@@ -72,11 +72,11 @@ def restore_with(cli: RestoreCLI) -> int:
         device = cli.trainer.strategy.root_device
         cli.config.data.batch_size = batch_size_there(run) or choose(cli.model, cli.datamodule, device)
     precision = cli.model.prior.precision_on(cli.trainer.strategy.root_device)
-    guard(run, cli.resolved(), fingerprint, automatic, folder_mark(cli.datamodule.all_shards), precision)
+    guard(run, cli.resolved(), fingerprint, automatic, folder_mark(cli.datamodule.todo.all), precision)
     if automatic:
-        cli.datamodule.batch_size = batch_size_there(run) or cli.config.data.batch_size
-    cli.model.should_stop = cli.datamodule.should_stop = stop.requested
-    url, mine = cli.config.publish, [shard.name for shard in cli.datamodule.shards]
+        cli.datamodule.batching.size = batch_size_there(run) or cli.config.data.batch_size
+    cli.model.should_stop = cli.datamodule.batching.should_stop = stop.requested
+    url, mine = cli.config.publish, [shard.name for shard in cli.datamodule.todo.shards]
     if url is not None:
         publish_missing(run, mine, url)  # what an earlier run finished, and an URL that cannot be written
     output = ShardOutput(
@@ -88,7 +88,7 @@ def restore_with(cli: RestoreCLI) -> int:
     cli.trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
     if url is not None:
         publish_missing(
-            run, [shard.name for shard in cli.datamodule.all_shards], url
+            run, [shard.name for shard in cli.datamodule.todo.all], url
         )  # also those of dead tasks
     code = summary(run, cli.datamodule)
     if cli.config.to is None or code not in (ALL_RESTORED, SOME_FAILED):
@@ -134,7 +134,7 @@ def prepare_output(cli: RestoreCLI) -> Run:
     run = Run(cli.config.out)
     rank, _ = place(cli.config.rank, cli.config.world)
     mine = {os.path.realpath(run.out), os.path.realpath(run.shards)}
-    for shard in cli.datamodule.all_shards:
+    for shard in cli.datamodule.todo.all:
         folder = shard.url if shard.images is not None else os.path.dirname(shard.url)
         if not is_remote(shard.url) and os.path.realpath(folder) in mine:
             raise ConfigError(f"--out: {run.out} holds the inputs ({shard.url}); choose another directory")
@@ -162,7 +162,7 @@ def tell_inputs(data: ShardDataModule, then: str = "") -> None:
 
 def summary(run: Run, data: ShardDataModule, done: str = "restored") -> int:
     """Say what became of this task's shards. Judged by the shards themselves: a loop may end early in silence."""
-    totals = total(run, [shard.name for shard in data.shards])
+    totals = total(run, [shard.name for shard in data.todo.shards])
     if not data.rank:  # what killed tasks left
         cleared = clear_leftovers(run.out, below=False) + sum(
             map(clear_leftovers, (run.shards, run.accounts))
@@ -170,7 +170,7 @@ def summary(run: Run, data: ShardDataModule, done: str = "restored") -> int:
         if cleared:
             log.info("%d files of killed tasks were deleted", cleared)
     log.info("%s -> %s", totals.line(done), run.shards)
-    others = total(run, set(data.taken) - {shard.name for shard in data.shards})
+    others = total(run, set(data.todo.taken) - {shard.name for shard in data.todo.shards})
     if others.shards:
         log.info("and of other tasks' shards: %s", others.line(done))
     if totals.far:
@@ -179,7 +179,7 @@ def summary(run: Run, data: ShardDataModule, done: str = "restored") -> int:
         log.warning("%s", line)
     if line := not_looked_at(totals.not_looked_at):
         log.info("%s", line)
-    if totals.unfinished > len(set(data.held)) and data.limit is None:
+    if totals.unfinished > len(set(data.todo.held)) and data.limit is None:
         log.error("%d shards are not finished; run the same command again to go on", totals.unfinished)
         return CRASHED
     return SOME_FAILED if totals.failed or others.failed else ALL_RESTORED

@@ -37,13 +37,13 @@ def degrade(argv: list[str]) -> int:
     check_output(cli)
     cli.make()
     run = prepare_output(cli)
-    guard(run, cli.resolved(), "none", folder=folder_mark(cli.datamodule.all_shards))
+    guard(run, cli.resolved(), "none", folder=folder_mark(cli.datamodule.todo.all))
     tell_inputs(cli.datamodule)
     data, degradation = cli.datamodule, cli.datamodule.degradation
-    data.should_stop = stop.requested
-    data.stack = False
-    data.batch_size = data.batch_size or WITHOUT_GPU  # the bytes do not depend on it
-    data.classes, data.words = 0, False  # measurements are made without the prior
+    batching = data.batching
+    batching.should_stop, batching.stack = stop.requested, False
+    batching.size = batching.size or WITHOUT_GPU  # the bytes do not depend on it
+    batching.prepare.classes, batching.prepare.words = 0, False  # measurements are made without the prior
     # restored later they are told the same level
     level = degradation.noise.sigma_y if degradation.sigma_y is None else degradation.sigma_y
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import torch
 
 from reddiff_pl.errors import ConfigError, SampleError
 from reddiff_pl.physics.binding import configured_parameters, operator_of, parameter_names
 from reddiff_pl.physics.compose import Compose
 from reddiff_pl.physics.degrade import Degradation
-from reddiff_pl.physics.noise import NoNoise
 from reddiff_pl.shards import decode
 from reddiff_pl.shards.folder import Folder, Kind, not_looked_at
 from reddiff_pl.shards.given import GivenParameters
@@ -21,8 +17,6 @@ from reddiff_pl.shards.parameters import given_parameters
 from reddiff_pl.shards.plan import find_folder, folder_shards, plan
 
 log = logging.getLogger(__name__)
-
-NO_NOISE = 0.03  # an estimate from a smooth image without noise that tells nothing any more
 
 
 class Inputs:
@@ -147,32 +141,6 @@ def required_parameters(degradation: Degradation) -> list[str]:
         drawn = set()  # the operator draws none, so that they must come
     configured = configured_parameters(physics)
     return [name for name in parameter_names(physics) if name in drawn or name not in configured]
-
-
-def check_estimate(degradation: Degradation) -> None:
-    """Refuse `--data.sigma_y estimate` for an operator that makes noise of a smooth image.
-
-    Raises:
-        ConfigError: neighbouring values of its measurements have nothing in common, as in compressed sensing.
-    """
-    if degradation.sigma_y != "estimate":
-        return
-    channels, height, width = degradation.shape
-    slope = torch.linspace(0.3, 0.4, height)[:, None] + torch.linspace(0, 0.1, width)
-    smooth = slope.expand(channels, height, width).contiguous()
-    clean = copy.copy(degradation)
-    clean.noise = NoNoise()
-    try:
-        y, params = clean(smooth, "check", {})
-        found = clean.noise_std(y, params, "estimate") / degradation.scale
-    except SampleError:
-        return  # samples bring their own parameters
-    if found > NO_NOISE:
-        operator = type(operator_of(degradation.physics)).__name__
-        raise ConfigError(
-            f"--data.sigma_y: estimate: measurements of {operator} look like noise themselves (a smooth "
-            f"image without any: {found:.2f}); give the level as a number"
-        )
 
 
 def _s(count: int) -> str:

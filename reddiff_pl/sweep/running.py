@@ -143,7 +143,7 @@ def _restore(work: Work, name: str) -> Outcome:
             from reddiff_pl.evaluation.command import evaluate
 
             evaluate([str(work.out / name), *work.judged, "--rank=0", "--world=1"])
-        return outcome(Run(work.out / name), [s.name for s in cli.datamodule.all_shards], code)
+        return outcome(Run(work.out / name), [s.name for s in cli.datamodule.todo.all], code)
     except ConfigError as error:
         return Outcome(BAD_CONFIGURATION, str(error))
     except TooManyFailed as error:

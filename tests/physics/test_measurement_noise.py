@@ -31,7 +31,7 @@ from reddiff_pl.physics import (
 )
 from reddiff_pl.physics.binding import measured
 from reddiff_pl.physics.noise import MeasurementNoise, estimate_noise_std
-from reddiff_pl.restoring.inputs import check_estimate
+from reddiff_pl.restoring.checks import check_estimate
 from reddiff_pl.seeding import stream
 
 COUNT = 200_000
