@@ -10,9 +10,10 @@ from reddiff_pl.physics.degrade import Degradation
 from reddiff_pl.restoring.batch import Entry
 from reddiff_pl.restoring.inputs import Inputs
 from reddiff_pl.shards.headers import decoding_bytes
+from reddiff_pl.shards.metadata import label_of, texts_of
 from reddiff_pl.shards.reader import Failure, RawSample
 from reddiff_pl.shards.room import Room
-from reddiff_pl.shards.samples import label_of, prepare, texts_of
+from reddiff_pl.shards.samples import prepare
 
 log = logging.getLogger(__name__)
 

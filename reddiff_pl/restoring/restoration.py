@@ -29,7 +29,7 @@ from reddiff_pl.restoring.restored import Part, Restored, best, judged
 from reddiff_pl.restoring.written import Form, as_written
 from reddiff_pl.samplers import Sampler, SeededNoise, run
 from reddiff_pl.samplers.spread import spread
-from reddiff_pl.shards.samples import texts_of
+from reddiff_pl.shards.metadata import texts_of
 
 log = logging.getLogger(__name__)
 

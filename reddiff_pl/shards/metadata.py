@@ -18,6 +18,7 @@ METRICS = ("psnr", "ssim", "misfit")
 WRITTEN = 1 / (255 * math.sqrt(12))  # the rounding of an 8-bit result, on the [0, 1] scale
 FAR_LINE = "their misfit stands far from the noise level told"
 FAR = 5.0  # a misfit so many times the level is worth a warning
+MOST_CHARACTERS = 10_000  # of a prompt
 _DIGITS = 4000  # of an integer; Python refuses to read longer ones
 
 
@@ -51,6 +52,41 @@ def with_field(content: bytes, name: str, value: float) -> bytes:
     text = content.rstrip().removesuffix(b"}").rstrip()
     comma = b"" if text.endswith(b"{") else b", "
     return text + comma + json.dumps({name: value})[1:].encode()
+
+
+def label_of(meta: Mapping[str, Any], classes: int, default: int | None) -> int:
+    """The class that a sample's metadata name, 0..classes-1, or the default where they name none.
+
+    Raises:
+        SampleError: no label and no default, or no such class.
+    """
+    label = meta.get("label", default)
+    if label is None:
+        raise SampleError(
+            "no label: the prior is class-conditional; give a `label` in KEY.json, or a default with "
+            "--model.prior.init_args.label"
+        )
+    if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < classes:
+        raise SampleError(f"label is {label}, expected a class number from 0 to {classes - 1}")
+    return label
+
+
+def texts_of(meta: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """The `prompt` and `negative_prompt` that a sample's metadata give, for priors that know words; None: none.
+
+    Raises:
+        SampleError: one of them is not a text, or a very long one.
+    """
+    texts = []
+    for name in ("prompt", "negative_prompt"):
+        text = meta.get(name)
+        if text is not None and (not isinstance(text, str) or len(text) > MOST_CHARACTERS):
+            said = f"one of {len(text)} characters" if isinstance(text, str) else type(text).__name__
+            raise SampleError(
+                f"{name} in KEY.json must be a text of at most {MOST_CHARACTERS} characters, got {said}"
+            )
+        texts.append(text)
+    return texts[0], texts[1]
 
 
 def of_run(values: dict[str, Any]) -> bytes:

@@ -18,8 +18,6 @@ from reddiff_pl.shards.picture import Picture, Source
 from reddiff_pl.shards.reader import RawSample
 from reddiff_pl.shards.rounding import rounding_level
 
-MOST_CHARACTERS = 10_000  # of a prompt
-
 
 @dataclass
 class Sample:
@@ -205,41 +203,6 @@ def _told(
         "sigma_y": noise_std / degradation.scale,
         "sigma_y_of": "estimate" if level == "estimate" else said,
     }
-
-
-def label_of(meta: Mapping[str, Any], classes: int, default: int | None) -> int:
-    """The class that a sample's metadata name, 0..classes-1, or the default where they name none.
-
-    Raises:
-        SampleError: no label and no default, or no such class.
-    """
-    label = meta.get("label", default)
-    if label is None:
-        raise SampleError(
-            "no label: the prior is class-conditional; give a `label` in KEY.json, or a default with "
-            "--model.prior.init_args.label"
-        )
-    if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < classes:
-        raise SampleError(f"label is {label}, expected a class number from 0 to {classes - 1}")
-    return label
-
-
-def texts_of(meta: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """The `prompt` and `negative_prompt` that a sample's metadata give, for priors that know words; None: none.
-
-    Raises:
-        SampleError: one of them is not a text, or a very long one.
-    """
-    texts = []
-    for name in ("prompt", "negative_prompt"):
-        text = meta.get(name)
-        if text is not None and (not isinstance(text, str) or len(text) > MOST_CHARACTERS):
-            said = f"one of {len(text)} characters" if isinstance(text, str) else type(text).__name__
-            raise SampleError(
-                f"{name} in KEY.json must be a text of at most {MOST_CHARACTERS} characters, got {said}"
-            )
-        texts.append(text)
-    return texts[0], texts[1]
 
 
 def reference_picture(
