@@ -150,7 +150,7 @@ def prepare_output(cli: RestoreCLI) -> Run:
 
 def tell_inputs(data: ShardDataModule, then: str = "") -> None:
     """Say what a folder was taken for, and what of it is not looked at; once for all tasks."""
-    if data.rank:
+    if data.todo.rank:
         return
     degradation = data.degradation
     fit = "kept whole" if degradation.fit == "whole" else "cropped to {2}x{1}".format(*degradation.shape)
@@ -163,7 +163,7 @@ def tell_inputs(data: ShardDataModule, then: str = "") -> None:
 def summary(run: Run, data: ShardDataModule, done: str = "restored") -> int:
     """Say what became of this task's shards. Judged by the shards themselves: a loop may end early in silence."""
     totals = total(run, [shard.name for shard in data.todo.shards])
-    if not data.rank:  # what killed tasks left
+    if not data.todo.rank:  # what killed tasks left
         cleared = clear_leftovers(run.out, below=False) + sum(
             map(clear_leftovers, (run.shards, run.accounts))
         )
@@ -175,7 +175,7 @@ def summary(run: Run, data: ShardDataModule, done: str = "restored") -> int:
         log.info("and of other tasks' shards: %s", others.line(done))
     if totals.far:
         log.warning("%s", far_line(totals.far, totals.restored))
-    if not data.rank and (line := data.inputs.not_looked_at()):
+    if not data.todo.rank and (line := data.inputs.not_looked_at()):
         log.warning("%s", line)
     if line := not_looked_at(totals.not_looked_at):
         log.info("%s", line)

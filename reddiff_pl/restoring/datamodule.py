@@ -28,7 +28,6 @@ from reddiff_pl.shards.layout import Run
 from reddiff_pl.shards.ledger import total
 from reddiff_pl.shards.placement import place
 from reddiff_pl.shards.room import Room
-from reddiff_pl.shards.writer import ShardWriter
 
 log = logging.getLogger(__name__)
 
@@ -137,15 +136,15 @@ class ShardDataModule(LightningDataModule):
         if sides is not None:
             shape = (shape[0], *sides)
         self.workers, self.limit = workers, limit
-        self.run = Run(out) if out is not None else None
         self.degradation = Degradation(
             physics, noise or NoNoise(), shape, seed, sigma_y, fit, sides, generator
         )
-        self.rank, self.world = place(rank, world)
+        rank, world = place(rank, world)
         self.inputs = Inputs(
             *(shards, images, measured, params, out, self.degradation, max_pixels, invert_mask)
         )
-        self.todo = Todo(self.inputs.all, self.run, self.rank, self.world, retry_failed, self.inputs.kind)
+        run = Run(out) if out is not None else None
+        self.todo = Todo(self.inputs.all, run, rank, world, retry_failed, self.inputs.kind)
         prepare = Preparation(
             *(self.inputs, self.degradation, Room(decode_mib << 20), max_pixels, invert_mask, rounding),
             *(classes, default_label, words),
@@ -171,11 +170,11 @@ class ShardDataModule(LightningDataModule):
         sizes = [max(shard.size, 1) for shard in own]
         log.info(
             "task %d of %d: %d of its %d shards are finished already",
-            *(self.rank, self.world, len(self.todo.shards) - len(own), len(self.todo.shards)),
+            *(self.todo.rank, self.todo.world, len(self.todo.shards) - len(own), len(self.todo.shards)),
         )
-        left = self.limit
-        if left is not None and self.run is not None:
-            done = total(self.run, {shard.name for shard in self.todo.shards} - {shard.name for shard in own})
+        left, run = self.limit, self.todo.run
+        if left is not None and run is not None:
+            done = total(run, {shard.name for shard in self.todo.shards} - {shard.name for shard in own})
             left = max(left - done.restored - done.failed, 0)
         others = self.todo.others() if self.limit is None else ()
         torch.get_num_threads()  # settles this thread's own number before the others' below
@@ -184,10 +183,8 @@ class ShardDataModule(LightningDataModule):
                 writer = None
                 if left is not None and (left == 0 or self.todo.was_cut_at(shard, left)):
                     return
-                if self.run is not None:
-                    writer = ShardWriter(self.run, shard.name, self.rank, self.todo.retry_failed)
-                    if not self.todo.take(writer):
-                        continue
+                if run is not None and (writer := self.todo.take(run, shard)) is None:
+                    continue
                 for batch in self.batching.of(shard, writer, pool, left):
                     if left is not None:
                         left -= batch.places

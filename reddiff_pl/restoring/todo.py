@@ -30,6 +30,7 @@ class Todo:
     Attributes:
         all: all shards of the run.
         shards: those of this task.
+        run, rank, world: as given.
         held: names of shards that other tasks were writing.
         taken: names of shards that this task wrote.
     """
@@ -61,19 +62,20 @@ class Todo:
                 if self._is_open(shard):
                     yield shard
 
-    def take(self, writer: ShardWriter) -> bool:
-        """Open a shard's output; says so when another task holds it."""
+    def take(self, run: Run, shard: Shard) -> ShardWriter | None:
+        """A shard's output in the run, opened; None when another task holds it or has finished it."""
+        writer = ShardWriter(run, shard.name, self.rank, self.retry_failed)
         if writer.open():
             self.taken.append(writer.name)
             where = "" if writer.name in {shard.name for shard in self.shards} else ", left by another task"
             log.info(
                 "shard %s: begun with %d samples already written%s", writer.name, len(writer.done), where
             )
-            return True
-        if finished(writer.run, writer.name) is None:
-            self.held.append(writer.name)
-            log.info("shard %s: held by %s", writer.name, holder(writer.run.lock(writer.name)))
-        return False
+            return writer
+        if finished(run, shard.name) is None:
+            self.held.append(shard.name)
+            log.info("shard %s: held by %s", shard.name, holder(run.lock(shard.name)))
+        return None
 
     def was_cut_at(self, shard: Shard, count: int) -> bool:
         """Whether --limit cut a shard short before, and no earlier than at `count` samples: it is left as it is."""
